@@ -1,0 +1,65 @@
+# Two commands on a fresh machine do all the set-up: `make demo` and `make test`.
+# They need Python 3.11 or later and make; everything else is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+PYTEST ?= $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-kafka lint format docs bench-smoke wheel lock clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+
+$(VENV)/pip: pyproject.toml requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or later is needed: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# One environment, two fillings: what the demo needs, and with what development needs on top.
+$(VENV)/demo: $(VENV)/pip
+	@echo "installing into $(VENV) ..."
+	@$(PIP) install --constraint requirements.lock --editable '.[demo]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/pip
+	@echo "installing into $(VENV) ..."
+	@$(PIP) install --constraint requirements.lock --editable '.[dev]'
+	@touch $@ $(VENV)/demo
+
+demo: $(VENV)/demo  ## Real orders through Kafka, a worker and Redis, checked against a batch program
+	@$(BIN)/valuetide demo
+
+test: $(VENV)/dev  ## Unit, property, contract and integration tests, on the embedded services
+	$(PYTEST) tests
+
+test-kafka: $(VENV)/dev  ## The contract and integration tests on Apache Kafka and redis-server
+	VALUETIDE_TEST_SERVERS=apache $(PYTEST) tests/contract tests/integration
+
+lint: $(VENV)/dev  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/dev  ## Let ruff mend what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/dev  ## Generate JSON Schema and AsyncAPI into docs/
+	$(BIN)/python -m valuetide.schemas.documents docs
+
+bench-smoke: $(VENV)/dev  ## A small run of the benchmark: that it runs, and that its result is right
+	$(BIN)/python -m bench.pipeline --events 20000 --rounds 1
+
+wheel: $(VENV)/dev  ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel
+
+lock:  ## Resolve the newest versions of everything into requirements.lock (needs uv)
+	uv pip compile --quiet --universal --all-extras --python-version 3.11 --no-emit-index-url \
+		--no-annotate --no-header --upgrade pyproject.toml --output-file requirements.lock
+
+clean:  ## Remove what was made here
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

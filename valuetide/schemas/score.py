@@ -1,0 +1,70 @@
+"""The score record and the dead letter: what goes out."""
+
+from typing import Annotated
+
+from pydantic import AwareDatetime, Field
+from typing_extensions import TypedDict
+
+from valuetide.schemas.events import Identifier
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Score(TypedDict):
+    """A customer's value after a commit: flat, the same names on ``scores`` and in Redis.
+
+    Money is in the base currency, times are RFC 3339 in UTC. In the Redis hash an empty string
+    stands for null.
+    """
+
+    customer_id: Annotated[Identifier, Field(description="Who; also the message's key")]
+    version: Annotated[
+        Count, Field(description="Events folded into this customer so far; the highest is newest")
+    ]
+    as_of: Annotated[
+        AwareDatetime, Field(description="The moment the score is for; orders equal versions")
+    ]
+    orders: Annotated[Count, Field(description="Orders placed and not cancelled")]
+    revenue: Annotated[float, Field(ge=0, description="Sum of those orders")]
+    refunds: Annotated[float, Field(ge=0, description="Sum refunded for returns")]
+    margin: Annotated[float, Field(description="Revenue less refunds less cost of goods kept")]
+    cost_to_serve: Annotated[float, Field(ge=0, description="Cost of all interactions")]
+    profit: Annotated[float, Field(description="Margin less cost to serve")]
+    decayed_value: Annotated[
+        float, Field(description="Revenue less refunds, each order halved every 90 days")
+    ]
+    first_order_at: Annotated[AwareDatetime | None, Field(description="Null without an order")]
+    last_order_at: Annotated[AwareDatetime | None, Field(description="Null without an order")]
+    recency_days: Annotated[
+        float | None, Field(ge=0, description="Days from the last order to as_of")
+    ]
+    frequency: Annotated[
+        Count, Field(description="Repeat purchases: UTC days with an order, less one")
+    ]
+    monetary_value: Annotated[
+        float | None,
+        Field(ge=0, description="Mean spend of a repeat purchase day; null without one"),
+    ]
+    rfm: Annotated[
+        str,
+        Field(
+            pattern="^([1-5]{3}|000)$",
+            description="Recency, frequency, monetary digits, 5 best; 000 without an order",
+        ),
+    ]
+
+
+class DeadLetterHeaders(TypedDict):
+    """Headers of a dead letter; its key and value are the original bytes, untouched."""
+
+    reason: Annotated[str, Field(description="Why it was not accepted; names the field")]
+    source_topic: Annotated[str, Field(description="Topic it came from")]
+    source_partition: Annotated[Count, Field(description="Partition it came from")]
+    source_offset: Annotated[
+        Count,
+        Field(
+            description="Offset it had; with topic and partition "
+            "it identifies the event, so a repeat can be told"
+        ),
+    ]
+    rejected_at: Annotated[AwareDatetime, Field(description="When it was rejected")]

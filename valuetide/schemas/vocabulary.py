@@ -1,0 +1,111 @@
+"""The words a shop may use, and what its money is: configuration, not code.
+
+Everything that decides which events are acceptable and how amounts become integers stands here,
+so that a shop describes itself once, in one frozen model.
+"""
+
+from decimal import Decimal
+from functools import cached_property
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from valuetide.schemas.events import CurrencyCode, Identifier
+
+DEFAULT_INTERACTION_KINDS = (
+    "visit",
+    "view",
+    "search",
+    "cart",
+    "click",
+    "open",
+    "contact",
+    "complaint",
+    "referral",
+    "exposure",
+)
+DEFAULT_CHANNELS = ("web", "app", "email", "store", "phone", "social", "marketplace")
+DEFAULT_NEEDS = ("price", "quality", "convenience", "service", "novelty", "belonging")
+
+
+class RfmBands(BaseModel):
+    """Where the digits of the RFM code change: four bounds make the digits 1 to 5.
+
+    Recency bounds are days and fall in worth as they grow; frequency bounds are orders and
+    monetary bounds are revenue in the base currency, and rise in worth.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recency_days: tuple[float, float, float, float] = (30, 90, 180, 365)
+    orders: tuple[float, float, float, float] = (2, 3, 5, 10)
+    revenue: tuple[float, float, float, float] = (50, 100, 250, 500)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        for name in ("recency_days", "orders", "revenue"):
+            bounds = getattr(self, name)
+            if list(bounds) != sorted(set(bounds)):
+                raise ValueError(f"{name}: the four bounds must rise")
+        return self
+
+
+class Vocabulary(BaseModel):
+    """Kinds, channels, currencies and needs of one shop, and the limits of its amounts.
+
+    Attributes
+    ----------
+    base_currency
+        Currency of every score.
+    minor_digits
+        Decimal digits of the base currency: 2 for cents. Sums are kept as integers of that unit.
+    exchange_rates
+        Units of base currency for one unit of another. A currency that is not listed here sends
+        its order to the dead letters.
+    max_amount
+        Largest amount of one event, in base currency.
+    interaction_kinds
+        Kinds of interaction that are accepted. The kinds of orders and of feedback have meanings
+        in the code and are fixed.
+    channels, needs
+        The channels and needs the shop distinguishes. An event that names another one counts all
+        the same, its channel or need as ``other``: an order is never lost over a new channel.
+    rfm
+        Bounds of the RFM digits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base_currency: CurrencyCode = "EUR"
+    minor_digits: Annotated[int, Field(ge=0, le=4)] = 2
+    exchange_rates: dict[CurrencyCode, Annotated[Decimal, Field(gt=0, le=1_000_000)]] = {}
+    max_amount: Annotated[float, Field(gt=0, le=1e9)] = 1e7
+    interaction_kinds: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)] = (
+        DEFAULT_INTERACTION_KINDS
+    )
+    channels: Annotated[tuple[Identifier, ...], Field(max_length=64)] = DEFAULT_CHANNELS
+    needs: Annotated[tuple[Identifier, ...], Field(max_length=64)] = DEFAULT_NEEDS
+    rfm: RfmBands = RfmBands()
+
+    @model_validator(mode="after")
+    def _one_rate_for_the_base(self) -> Self:
+        if self.exchange_rates.get(self.base_currency, Decimal(1)) != 1:
+            raise ValueError(f"exchange_rates: {self.base_currency} is the base, its rate is 1")
+        return self
+
+    @cached_property
+    def minor_per_unit(self) -> dict[str, float]:
+        """Minor units of the base currency for one unit of each currency that is accepted.
+
+        Notes
+        -----
+        No cent is lost: an amount with at most ``minor_digits`` decimals is the double nearest to
+        an integer multiple of the minor unit. With amounts up to 1e9 and four digits that
+        integer is below 1e13, where doubles are spaced 0.002 apart, so the product rounds to the
+        integer itself. From there on every sum is an integer in 64 bits, which holds 10 million
+        orders of the largest amount many times over. A converted amount is rounded once, to the
+        nearest minor unit, when it comes in.
+        """
+        scale = 10.0**self.minor_digits
+        rates = {currency: float(rate) * scale for currency, rate in self.exchange_rates.items()}
+        return rates | {self.base_currency: scale}
