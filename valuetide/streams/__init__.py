@@ -1,0 +1,1 @@
+"""How it flows: transport, agents, state in Redis, command line, HTTP. Imports schemas, scoring."""

@@ -1,0 +1,97 @@
+"""How far a replay has come, kept in a file, so that it can go on after it was stopped.
+
+The file is one JSON object::
+
+    {"version": 1,
+     "file": {"size": 1950500, "modified_ns": ..., "digest": "..."},   the file that was replayed
+     "plan": "9f0c...",           digest of everything that decides which events come in which order
+     "acknowledged": 12800,       events, from the first, that the broker has without a gap
+     "shift_seconds": 0.0}        what was added to every event time
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from valuetide.streams.replay.errors import ReplayError
+from valuetide.streams.replay.files import Fingerprint
+
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A position in a replay; the attributes are drawn at the top of this module."""
+
+    file: Fingerprint
+    plan: str
+    acknowledged: int = 0
+    shift_seconds: float = 0.0
+    version: int = VERSION
+
+
+_POSITION: Final = TypeAdapter(Position)
+
+
+def load_position(state: Path, file: Fingerprint, plan: str) -> Position | None:
+    """Read a position and make sure that it belongs to this replay.
+
+    Parameters
+    ----------
+    state
+        The state file.
+    file, plan
+        Of the replay that is to go on.
+
+    Returns
+    -------
+    Position or None
+        ``None`` when there is no state file yet.
+
+    Raises
+    ------
+    ReplayError
+        When the file or the way it is replayed has changed since, or the state cannot be read.
+    """
+    again = f"replay it from the start by deleting {state}"
+    try:
+        position = _POSITION.validate_json(state.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ReplayError(f"{state}: cannot be read: {error.strerror}") from None
+    except ValidationError:
+        raise ReplayError(f"{state}: is no position of a replay; {again}") from None
+    if position.version != VERSION:
+        raise ReplayError(f"{state}: has version {position.version}, not {VERSION}; {again}")
+    if position.file != file:
+        raise ReplayError(f"the file has changed since {state} was written; {again}")
+    if position.plan != plan:
+        raise ReplayError(
+            f"{state} was written by a replay with other options (topic, mapping, preset, order,"
+            f" currency or form of the file); give the same ones, or {again}"
+        )
+    return position
+
+
+def save_position(state: Path, position: Position) -> None:
+    """Write a position; a crash leaves the old one or the new one, never half of one.
+
+    Raises
+    ------
+    ReplayError
+        When it cannot be written.
+    """
+    beside = state.with_name(f"{state.name}.new")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            json.dump(asdict(position), file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(state)
+    except OSError as error:
+        raise ReplayError(f"{state}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,212 @@
+"""A replay from beginning to end: read, send, keep the position, sum up."""
+
+import asyncio
+import itertools
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from valuetide.streams.replay.event import SourceEvent
+from valuetide.streams.replay.files import fingerprint
+from valuetide.streams.replay.pace import Pace
+from valuetide.streams.replay.resume import Position, load_position, save_position
+from valuetide.streams.replay.send import Progress, Sent, send
+from valuetide.streams.replay.source import Plan, read_events, shift_all, shift_to
+from valuetide.streams.replay.tally import Tally
+from valuetide.streams.settings import Settings
+
+SAVE_SECONDS: Final = 1.0
+"""The position is kept this often, so that a replay that is killed repeats little."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """One replay of one file.
+
+    Attributes
+    ----------
+    path, plan
+        The file and how to read it.
+    settings
+        Broker and topics.
+    pace
+        When events are due.
+    limit
+        Events, at most; those of earlier runs count.
+    to_now
+        Move all times so that the last is now.
+    state
+        Where the position is kept; ``None``: nowhere.
+    tally
+        Counts the rows.
+    resumed_from
+        Events that earlier runs had sent; known once it runs.
+    """
+
+    path: Path
+    plan: Plan
+    settings: Settings
+    pace: Pace = field(default_factory=Pace)
+    limit: int | None = None
+    to_now: bool = False
+    state: Path | None = None
+    tally: Tally = field(default_factory=Tally)
+    resumed_from: int = 0
+
+    def events(self, shift_seconds: float | None = None) -> Iterator[SourceEvent]:
+        """Give all events, from the first.
+
+        Parameters
+        ----------
+        shift_seconds
+            Added to every time; ``None``: what ``to_now`` asks for, which costs one more pass
+            over the file.
+        """
+        if shift_seconds is None:
+            shift_seconds = shift_to(self._read(Tally()), time.time()) if self.to_now else 0.0
+        return shift_all(self._read(self.tally), shift_seconds)
+
+    def run(self, on_progress: Callable[[Progress], None] | None = None) -> Sent:
+        """Send what is still to be sent. Signals to end make it stop in good order.
+
+        Parameters
+        ----------
+        on_progress
+            Told how far this run has come.
+
+        Raises
+        ------
+        ReplayError, BrokerAwayError, FaultError
+            The position is kept all the same.
+        """
+        position = self._begin()
+        self.resumed_from = position.acknowledged
+        events = itertools.islice(self.events(position.shift_seconds), self.resumed_from, None)
+        # Sorting happens here, while a signal still simply ends the program: nothing is sent yet.
+        first = list(itertools.islice(events, 1))
+        keeper = _Keeper(self.state, position, on_progress)
+        try:
+            sent = asyncio.run(self._send(itertools.chain(first, events), keeper.progress))
+        finally:
+            keeper.save()
+        return sent
+
+    def _read(self, tally: Tally) -> Iterator[SourceEvent]:
+        return read_events(
+            self.path,
+            self.plan,
+            fingerprint(self.path),
+            tally,
+            limit=self.limit,
+            max_event_bytes=self.settings.max_event_bytes,
+        )
+
+    def _begin(self) -> Position:
+        here = Position(fingerprint(self.path), self._identity())
+        if self.state is not None:
+            kept = load_position(self.state, here.file, here.plan)
+            if kept is not None:
+                return kept
+        if self.to_now:
+            here = replace(here, shift_seconds=shift_to(self._read(Tally()), time.time()))
+        return here
+
+    def _identity(self) -> str:
+        topic: str = getattr(self.settings.topics, self.plan.topic)
+        return f"{self.plan.digest()} {'now' if self.to_now else 'as is'} {topic}"
+
+    async def _send(
+        self, events: Iterable[SourceEvent], on_progress: Callable[[Progress], None]
+    ) -> Sent:
+        stop = asyncio.Event()
+        with _stopping(stop):
+            return await send(
+                events,
+                self.settings,
+                topic=self.plan.topic,
+                pace=self.pace,
+                stop=stop,
+                on_progress=on_progress,
+            )
+
+    def summary(self, sent: Sent) -> dict[str, Any]:
+        """Give what was read and sent, ready for JSON."""
+        skipped = {
+            reason: {"count": skip.count, "first_line": skip.first_line}
+            for reason, skip in self.tally.skipped.items()
+        }
+        partitions = {
+            str(number): {"events": part.events, "next_offset": part.next_offset}
+            for number, part in sent.partitions.items()
+        }
+        return {
+            "file": self.path.name,
+            "topic": getattr(self.settings.topics, self.plan.topic),
+            "rows": self.tally.rows,
+            "events": sent.events,
+            "resumed_from": self.resumed_from,
+            "skipped": skipped,
+            "seconds": round(sent.seconds, 3),
+            "events_per_second": round(sent.events / max(sent.seconds, 1e-9)),
+            "stopped": sent.stopped,
+            "partitions": partitions,
+        }
+
+
+class _Keeper:
+    """Keeps the position in its file as events are acknowledged."""
+
+    def __init__(
+        self,
+        state: Path | None,
+        position: Position,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._state = state
+        self._start = position.acknowledged
+        self._position = position
+        self._on_progress = on_progress
+        self._next_save = time.monotonic() + SAVE_SECONDS
+
+    def progress(self, progress: Progress) -> None:
+        """Note how far this run has come."""
+        acknowledged = self._start + progress.acknowledged
+        self._position = replace(self._position, acknowledged=acknowledged)
+        if time.monotonic() >= self._next_save:
+            self.save()
+            self._next_save = time.monotonic() + SAVE_SECONDS
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def save(self) -> None:
+        """Write the position now."""
+        if self._state is not None:
+            save_position(self._state, self._position)
+
+
+@contextmanager
+def _stopping(stop: asyncio.Event) -> Iterator[None]:
+    """Set ``stop`` on the first signal to end; a second one interrupts."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        loop.call_soon_threadsafe(stop.set)  # also wakes a loop that sleeps
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        before = {number: signal.signal(number, on_signal) for number in numbers}
+    except ValueError:  # not in the main thread: whoever runs it there handles signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
