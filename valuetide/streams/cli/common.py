@@ -1,0 +1,40 @@
+"""What the verbs share: errors as one line, JSON, and running coroutines."""
+
+import asyncio
+import json
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import click
+
+from valuetide.schemas.errors import ValuetideError
+from valuetide.streams.settings import SettingsError
+
+T = TypeVar("T")
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+class Cli(click.Group):
+    """A group whose commands end with one clear line, and no traceback, on an error of ours."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; turn our errors into exit codes 1 and, for settings, 2."""
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            failure = click.ClickException(str(error))
+            failure.exit_code = 2
+            raise failure from None
+        except ValuetideError as error:
+            raise click.ClickException(str(error)) from None
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end."""
+    return asyncio.run(coroutine)
+
+
+def print_json(value: object) -> None:
+    """Print a value as indented JSON."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))

@@ -1,0 +1,49 @@
+"""``valuetide top``: the best customers."""
+
+import click
+
+from valuetide.schemas.score import Score
+from valuetide.streams.cli.common import json_option, print_json, run
+
+RANKED = ("profit", "revenue", "decayed_value")
+
+
+@click.command()
+@click.option(
+    "--by",
+    type=click.Choice(RANKED),
+    default="profit",
+    show_default=True,
+    help="decayed_value favours those who bought lately.",
+)
+@click.option("--count", type=click.IntRange(min=1), default=10, show_default=True)
+@json_option
+def top(by: str, count: int, as_json: bool) -> None:
+    """Show the best customers.
+
+    \b
+    valuetide top --by decayed_value --count 20
+    """
+    from valuetide.streams.reader import Reader
+    from valuetide.streams.settings import load_settings
+
+    settings = load_settings()
+    if count > settings.top_size:
+        raise click.UsageError(f"--count: at most {settings.top_size}, the setting top_size")
+
+    async def read() -> list[Score]:
+        async with Reader(settings) as reader:
+            return await reader.top(by, count)
+
+    scores = run(read())
+    if as_json:
+        print_json(scores)
+        return
+    from rich.console import Console
+
+    from valuetide.streams.cli.tables import customers_table
+
+    if not scores:
+        click.echo("no customers yet")
+        return
+    Console().print(customers_table(scores, settings.vocabulary.base_currency))

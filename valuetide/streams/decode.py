@@ -1,0 +1,259 @@
+"""From the bytes of a chunk to columns of events, and reasons for what is not an event.
+
+A whole chunk is validated by one call of pydantic: its values are joined into one JSON array,
+each item is an event or, failing that, anything. Only where the array is no valid JSON is it
+halved until the culprits stand alone. A joined array could in theory pass off a sequence of
+records that are no JSON by themselves as as many valid events; what is accepted has passed the
+whole validation all the same, and no other record is touched.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from xxhash import xxh3_64_intdigest
+
+from valuetide.schemas.events import Feedback, Interaction, Order
+from valuetide.schemas.vocabulary import Vocabulary
+from valuetide.scoring.fold import KIND_CANCELLED, KIND_PLACED, KIND_RETURNED
+
+Role = Literal["orders", "interactions", "feedback"]
+
+ID_MASK = np.uint64((1 << 48) - 1)
+"""Event and order ids are kept as 48 bits of XXH3: among the 16 kept of a customer two differing
+ids are taken for one with a chance below 1e-13."""
+
+DAY_MS = 86_400_000
+ORDER_KINDS = {"placed": KIND_PLACED, "returned": KIND_RETURNED, "cancelled": KIND_CANCELLED}
+_TYPES: dict[Role, Any] = {"orders": Order, "interactions": Interaction, "feedback": Feedback}
+_SEEDS: dict[Role, int] = {"orders": 1, "interactions": 2, "feedback": 3}
+_ORDER_ID_SEED = 4
+
+
+class _Rejected:
+    """Stands in a validated chunk for an item that is not an event."""
+
+    __slots__ = ()
+
+    def __init__(self, raw: object) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A record that is not accepted.
+
+    Attributes
+    ----------
+    index
+        Its place among the records.
+    field
+        The field at fault, or ``value`` where the record as a whole is: one of a bounded set of
+        names, fit for a metric's label.
+    reason
+        What is wrong, naming the field; never the value, which may be personal.
+    """
+
+    index: int
+    field: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The accepted events of a chunk as columns, ``n`` each, in the chunk's order.
+
+    ``index`` is the place of the event among the records. ``at`` is in milliseconds, ``amount``
+    and ``cost`` in minor units of the base currency; ``kind``, ``order`` and ``amount`` are empty
+    for other roles than orders, ``cost`` for feedback.
+    """
+
+    index: NDArray[np.intp]
+    customer: list[str]
+    event: NDArray[np.uint64]
+    at: NDArray[np.int64]
+    kind: NDArray[np.uint8]
+    order: NDArray[np.uint64]
+    amount: NDArray[np.int64]
+    cost: NDArray[np.int64]
+    rejections: list[Rejection]
+
+    def take(self, keep: NDArray[np.bool_]) -> "Decoded":
+        """Give the events where ``keep``, ``(n,)``, is true; the rejections stay."""
+
+        def part(column: NDArray[Any]) -> NDArray[Any]:
+            return column[keep] if len(column) else column
+
+        return Decoded(
+            self.index[keep],
+            [c for c, ok in zip(self.customer, keep.tolist(), strict=True) if ok],
+            part(self.event),
+            part(self.at),
+            part(self.kind),
+            part(self.order),
+            part(self.amount),
+            part(self.cost),
+            self.rejections,
+        )
+
+
+class Decoder:
+    """Decodes and validates the events of one topic.
+
+    Parameters
+    ----------
+    role
+        Which of the inputs.
+    vocabulary
+        Kinds, currencies and limits.
+    max_event_bytes
+        A longer value is rejected unread.
+    """
+
+    def __init__(self, role: Role, vocabulary: Vocabulary, max_event_bytes: int) -> None:
+        event = _TYPES[role]
+        anything = Annotated[Any, AfterValidator(_Rejected)]
+        item: Any = Annotated[event | anything, Field(union_mode="left_to_right")]
+        self._many: TypeAdapter[list[Any]] = TypeAdapter(list[item])
+        self._one: TypeAdapter[Any] = TypeAdapter(event)
+        self._role = role
+        self._vocabulary = vocabulary
+        self._max_event_bytes = max_event_bytes
+        self._fields = frozenset(event.__annotations__)
+        self._kinds = frozenset(vocabulary.interaction_kinds)
+
+    def decode(self, values: Sequence[bytes | None], now_ms: int) -> Decoded:
+        """Decode the values of a chunk.
+
+        Parameters
+        ----------
+        values
+            Message values, ``None`` for a null one.
+        now_ms
+            Wall clock, to reject times that are more than a day ahead.
+
+        Returns
+        -------
+        Decoded
+            Columns of what is accepted, and a rejection for each of the others.
+        """
+        limit = self._max_event_bytes
+        rejections: list[Rejection] = []
+        sound: list[bytes] = []
+        index: list[int] = []
+        for i, value in enumerate(values):
+            if value is None:
+                rejections.append(Rejection(i, "value", "value: is null"))
+            elif len(value) > limit:
+                reason = f"value: has {len(value)} bytes, at most {limit} are taken"
+                rejections.append(Rejection(i, "value", reason))
+            else:
+                sound.append(value)
+                index.append(i)
+        items = self._validate(sound)
+        events: list[Any] = []
+        kept: list[int] = []
+        for i, value, event in zip(index, sound, items, strict=True):
+            if event is None or type(event) is _Rejected:
+                rejections.append(self._explain(i, value))
+            else:
+                events.append(event)
+                kept.append(i)
+        return self._columns(events, np.array(kept, dtype=np.intp), rejections, now_ms)
+
+    def _validate(self, values: Sequence[bytes]) -> list[Any]:
+        """Give for each value its event, a :class:`_Rejected`, or ``None`` for no JSON."""
+        if not values:
+            return []
+        try:
+            items = self._many.validate_json(b"[" + b",".join(values) + b"]")
+        except ValidationError:
+            items = []
+        if len(items) == len(values):
+            return items
+        if len(values) == 1:
+            return [None]
+        half = len(values) // 2
+        return self._validate(values[:half]) + self._validate(values[half:])
+
+    def _explain(self, index: int, value: bytes) -> Rejection:
+        try:
+            self._one.validate_json(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+            field = str(first["loc"][0]) if first["loc"] else "value"
+            path = ".".join(map(str, first["loc"])) or "value"
+            label = field if field in self._fields else "value"
+            return Rejection(index, label, f"{path[:200]}: {first['msg'][:200]}")
+        # Valid alone but not within the array: two events, or half of one, in one record.
+        return Rejection(index, "value", "value: is not exactly one JSON object")
+
+    def _columns(
+        self,
+        events: list[Any],
+        index: NDArray[np.intp],
+        rejections: list[Rejection],
+        now_ms: int,
+    ) -> Decoded:
+        n = len(events)
+        at = np.fromiter((e["occurred_at"].timestamp() for e in events), np.float64, n)
+        at_ms = np.rint(at * 1000.0).astype(np.int64)
+        faults: list[tuple[NDArray[np.bool_], str, str]] = [
+            (at_ms < 0, "occurred_at", "is before 1970"),
+            (at_ms > now_ms + DAY_MS, "occurred_at", "is more than a day ahead"),
+        ]
+        none: NDArray[np.int64] = np.empty(0, np.int64)
+        kind, order = np.empty(0, np.uint8), np.empty(0, np.uint64)
+        amount, cost = none, none
+        limit = self._vocabulary.max_amount * 10.0**self._vocabulary.minor_digits
+        if self._role == "orders":
+            rates = self._vocabulary.minor_per_unit
+            rate = np.fromiter((rates.get(e["currency"], -1.0) for e in events), np.float64, n)
+            faults.append((rate < 0, "currency", "is not in the vocabulary"))
+            kind = np.fromiter((ORDER_KINDS[e["kind"]] for e in events), np.uint8, n)
+            order = _hashes([e["order_id"] for e in events], _ORDER_ID_SEED)
+            gross = np.fromiter((e["amount"] for e in events), np.float64, n) * rate
+            spent = _costs(events) * rate
+            faults.append((gross > limit, "amount", "is above the vocabulary's max_amount"))
+            faults.append((spent > limit, "cost", "is above the vocabulary's max_amount"))
+            amount, cost = _minor(gross, limit), _minor(spent, limit)
+        elif self._role == "interactions":
+            kinds = self._kinds
+            known = np.fromiter((e["kind"] in kinds for e in events), np.bool_, n)
+            faults.append((~known, "kind", "is not in the vocabulary"))
+            spent = _costs(events) * 10.0**self._vocabulary.minor_digits
+            faults.append((spent > limit, "cost", "is above the vocabulary's max_amount"))
+            cost = _minor(spent, limit)
+        else:
+            low = np.fromiter((e["scale"][0] for e in events), np.float64, n)
+            high = np.fromiter((e["scale"][1] for e in events), np.float64, n)
+            score = np.fromiter((e["score"] for e in events), np.float64, n)
+            faults.append((low >= high, "scale", "must be [lowest, highest]"))
+            faults.append(((score < low) | (score > high), "score", "is not on the scale"))
+        good = np.ones(n, np.bool_)
+        for wrong, field, text in faults:
+            rejections.extend(
+                Rejection(int(index[i]), field, f"{field}: {text}")
+                for i in np.flatnonzero(wrong & good)
+            )
+            good &= ~wrong
+        customer = [e["customer_id"] for e in events]
+        event = _hashes([e["event_id"] for e in events], _SEEDS[self._role])
+        decoded = Decoded(index, customer, event, at_ms, kind, order, amount, cost, rejections)
+        return decoded if good.all() else decoded.take(good)
+
+
+def _costs(events: list[Any]) -> NDArray[np.float64]:
+    return np.fromiter((e.get("cost") or 0.0 for e in events), np.float64, len(events))
+
+
+def _minor(value: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
+    return np.rint(np.clip(value, 0.0, limit)).astype(np.int64)
+
+
+def _hashes(texts: list[str], seed: int) -> NDArray[np.uint64]:
+    full = np.fromiter((xxh3_64_intdigest(t.encode(), seed) for t in texts), np.uint64, len(texts))
+    return full & ID_MASK

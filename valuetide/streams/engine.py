@@ -1,0 +1,178 @@
+"""The engine of a worker: its shards, and what they share, from assignment to revocation."""
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import Callable
+
+import structlog
+from faust.types import TP
+
+from valuetide.schemas.errors import FaultError
+from valuetide.schemas.topics import INPUTS
+from valuetide.streams.chunk import Chunk
+from valuetide.streams.clock import Clock
+from valuetide.streams.decode import Decoder, Role
+from valuetide.streams.metrics import Metrics
+from valuetide.streams.settings import Settings
+from valuetide.streams.shard import Flow, Sender, Services, Shard
+from valuetide.streams.store import StateStore
+
+log = structlog.get_logger(__name__)
+
+DRAIN_SHARE = 0.5
+"""Part of the rebalance timeout that may pass before work in hand is abandoned."""
+
+
+class Engine:
+    """Shards by partition number.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+    store, sender, metrics, clock
+        What the shards use.
+    flow
+        The transport, to set positions and to pause.
+    on_fault
+        Called when the worker cannot go on.
+    opened
+        Set when shards have been opened for the first time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: StateStore,
+        sender: Sender,
+        metrics: Metrics,
+        clock: Clock,
+        flow: Flow,
+        on_fault: Callable[[BaseException], None],
+        opened: asyncio.Event,
+    ) -> None:
+        self.settings = settings
+        self.metrics = metrics
+        self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._services = Services(
+            settings=settings,
+            clock=clock,
+            store=store,
+            sender=sender,
+            metrics=metrics,
+            writer=self.writer,
+            decoders={
+                role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
+                for role in INPUTS
+            },
+        )
+        self._flow = flow
+        self._on_fault = on_fault
+        self._roles: dict[str, Role] = {getattr(settings.topics, role): role for role in INPUTS}
+        self._open: dict[int, Shard] = {}
+        self._parked: dict[int, Shard] = {}
+        self._lock = asyncio.Lock()
+        self.opened = opened
+
+    async def open_shards(self, assigned: set[TP]) -> dict[TP, tuple[int, int]]:
+        """Open the shards of the assigned partitions and give where each input stands.
+
+        Parameters
+        ----------
+        assigned
+            Partitions of the three inputs.
+
+        Returns
+        -------
+        dict
+            For each of them the offset to read from, and the epoch of chunks from there.
+
+        Raises
+        ------
+        StoreUnavailableError
+            When the store does not answer.
+        FaultError
+            When a partition is not assigned for all three inputs, or the state does not fit.
+        """
+        async with self._lock:
+            by_partition: dict[int, set[str]] = {}
+            for tp in assigned:
+                if tp.topic in self._roles:
+                    by_partition.setdefault(tp.partition, set()).add(tp.topic)
+            for partition, topics in by_partition.items():
+                if topics != set(self._roles):
+                    raise FaultError(
+                        f"partition {partition} is assigned for {sorted(topics)} only: all inputs "
+                        "must have the same number of partitions, see `valuetide doctor`"
+                    )
+            opened = [p for p in by_partition if p not in self._open]
+            await asyncio.gather(*(self._open_shard(p) for p in opened))
+            self.opened.set()
+            self.metrics.shards.set(len(self._open))
+            if opened:
+                log.info("shards opened", partitions=sorted(opened))
+            return {
+                tp: (shard.positions[self._roles[tp.topic]], shard.epoch)
+                for tp in assigned
+                if tp.topic in self._roles and (shard := self._open.get(tp.partition))
+            }
+
+    async def _open_shard(self, partition: int) -> None:
+        shard = self._parked.pop(partition, None) or Shard(
+            partition, self._services, self._flow, self._on_fault, self._memory_limit
+        )
+        shard.epoch += 1
+        await shard.open()
+        self._open[partition] = shard
+
+    def _memory_limit(self) -> int:
+        return self.settings.max_customers_in_memory // max(1, len(self._open))
+
+    async def close_shards(self, partitions: set[int]) -> None:
+        """Finish what is in hand of these shards and let go of them.
+
+        A shard that ended cleanly stays in memory for the case that it comes back at once, as
+        in most rebalances; it is then used only if nobody has written to it in between.
+        """
+        async with self._lock:
+            closing = [self._open.pop(p) for p in partitions if p in self._open]
+            limit = self.settings.rebalance_timeout_seconds * DRAIN_SHARE
+            await asyncio.gather(*(shard.close(limit) for shard in closing))
+            self._parked.update({shard.partition: shard for shard in closing})
+            for shard in closing:
+                self.metrics.lost(shard.partition)
+            self.metrics.shards.set(len(self._open))
+
+    async def drain(self) -> None:
+        """Finish and commit what is in hand of all shards, and close them."""
+        await self.close_shards(set(self._open))
+
+    def keep_only(self, partitions: set[int]) -> None:
+        """Free the memory of parked shards that went to another worker."""
+        for partition in [p for p in self._parked if p not in partitions]:
+            del self._parked[partition]
+
+    def submit(self, chunk: Chunk) -> None:
+        """Give a chunk to its shard; one for a shard that is not ours is dropped."""
+        shard = self._open.get(chunk.partition)
+        if shard is not None:
+            shard.submit(chunk)
+
+    def committed_positions(self) -> dict[TP, int]:
+        """Give for each partition the offset up to which the state has been committed."""
+        return {
+            TP(topic, shard.partition): shard.committed[role]
+            for shard in self._open.values()
+            for topic, role in self._roles.items()
+        }
+
+    @property
+    def shards(self) -> dict[int, Shard]:
+        """The open shards."""
+        return self._open
+
+    def measure(self) -> None:
+        """Bring the gauges up to date."""
+        self.metrics.customers.set(sum(shard.in_memory for shard in self._open.values()))

@@ -1,0 +1,97 @@
+"""A worker on this machine beside the embedded services: its settings, and as a child process."""
+
+import http.client
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from sys import executable
+from typing import Any
+
+from valuetide.streams.admin import admin_client, check_topics, create_topics, topic_states
+from valuetide.streams.embedded import EmbeddedServices
+from valuetide.streams.guarded import LOOPBACK, GuardedServer
+from valuetide.streams.settings import Settings, load_settings
+
+WORKER_GRACE_SECONDS = 15.0
+LOCAL: dict[str, Any] = {
+    # The embedded broker answers a waiting fetch on a timer of this length, and its first join
+    # takes as long as a rebalance may.
+    "fetch_max_wait_ms": 5,
+    "rebalance_timeout_seconds": 2.0,
+    "session_timeout_seconds": 6.0,
+}
+
+
+def local_settings(services: EmbeddedServices, **overrides: Any) -> Settings:
+    """Give settings for the embedded services; the environment decides the rest."""
+    return load_settings(
+        broker=services.broker, redis_url=services.redis_url, **{**LOCAL, **overrides}
+    )
+
+
+def prepare(settings: Settings) -> None:
+    """Create the topics and check them."""
+    with admin_client(settings) as client:
+        create_topics(client, settings)
+        check_topics(topic_states(client, settings))
+
+
+class LocalWorker(GuardedServer):
+    """A worker as a child process that never outlives us.
+
+    Parameters
+    ----------
+    settings
+        What it is to use; its HTTP port is chosen here.
+    """
+
+    title = "worker"
+
+    def __init__(self, settings: Settings, *, start_seconds: float = 60.0) -> None:
+        super().__init__(start_seconds=start_seconds)
+        self.grace_seconds = WORKER_GRACE_SECONDS
+        self._settings = settings
+
+    def _command(self, folder: Path, port: int) -> Sequence[str]:
+        config = folder / "valuetide.toml"
+        config.touch(mode=0o600)
+        config.write_text(_toml(self._settings, port), encoding="utf-8")
+        return [executable, "-m", "valuetide", "--config", str(config), "worker"]
+
+    def _answers(self, port: int) -> bool:
+        try:
+            status, _ = self.get("/readyz", port)
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == http.HTTPStatus.OK
+
+    def get(self, path: str, port: int | None = None) -> tuple[int, str]:
+        """Ask its HTTP interface; gives status and body."""
+        connection = http.client.HTTPConnection(LOOPBACK, port or self.port, timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+
+def _toml(settings: Settings, port: int) -> str:
+    """Write settings as TOML: JSON's scalars, strings and lists are TOML's."""
+    values = settings.model_dump(mode="json", exclude={"http_host", "http_token"})
+    values["redis_url"] = settings.redis_url.get_secret_value()
+    values["http_port"] = port
+    lines: list[str] = []
+
+    def table(name: str, entries: dict[str, Any]) -> None:
+        nested = {key: value for key, value in entries.items() if isinstance(value, dict)}
+        if name:
+            lines.append(f"[{name}]")
+        for key, value in entries.items():
+            if value is not None and key not in nested:
+                lines.append(f"{key} = {json.dumps(value)}")
+        for key, value in nested.items():
+            table(f"{name}.{key}" if name else key, value)
+
+    table("", values)
+    return "\n".join(lines) + "\n"

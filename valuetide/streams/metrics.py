@@ -1,0 +1,136 @@
+"""What is measured, all in one place. Base units; a customer is never a label."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
+STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+
+class ArrayHistogram(Collector):
+    """A histogram that takes a whole array at once, at nanoseconds an entry."""
+
+    def __init__(self, name: str, documentation: str, bounds: Sequence[float]) -> None:
+        self._name, self._documentation = name, documentation
+        self._bounds = np.array(bounds)
+        self._counts = np.zeros(len(bounds) + 1, np.int64)
+        self._sum = 0.0
+
+    def observe_many(self, values: NDArray[np.float64]) -> None:
+        """Count values, ``(n,)``, each in the first bucket whose bound is not below it."""
+        places = np.searchsorted(self._bounds, values, side="left")
+        self._counts += np.bincount(places, minlength=len(self._counts))
+        self._sum += float(values.sum())
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the histogram in Prometheus' form: cumulative buckets."""
+        counts = np.cumsum(self._counts).tolist()
+        bounds = [*map(str, self._bounds.tolist()), "+Inf"]
+        buckets = [(bound, float(count)) for bound, count in zip(bounds, counts, strict=True)]
+        family = HistogramMetricFamily(self._name, self._documentation)
+        family.add_metric([], buckets, self._sum)
+        yield family
+
+
+class Metrics:
+    """The metrics of one worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self.events = Counter(
+            "valuetide_events",
+            "Events read, by topic and by what became of them",
+            ["topic", "outcome"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "valuetide_dead_letters",
+            "Events rejected, by field at fault",
+            ["reason"],
+            registry=registry,
+        )
+        self.batch_events = Histogram(
+            "valuetide_batch_events",
+            "Events of one micro-batch",
+            ["topic"],
+            buckets=BATCH_BOUNDS,
+            registry=registry,
+        )
+        self.stage_seconds = Histogram(
+            "valuetide_stage_seconds",
+            "Time of one stage of a micro-batch, waiting included",
+            ["stage"],
+            buckets=STAGE_BOUNDS,
+            registry=registry,
+        )
+        self.commit_seconds = Histogram(
+            "valuetide_commit_seconds",
+            "Time until Redis has answered a commit",
+            buckets=STAGE_BOUNDS,
+            registry=registry,
+        )
+        self.commits = Counter(
+            "valuetide_commits",
+            "Commits to Redis: committed, refused, failed",
+            ["outcome"],
+            registry=registry,
+        )
+        self.recoveries = Counter(
+            "valuetide_recoveries",
+            "Times a shard went back to its last commit",
+            registry=registry,
+        )
+        self.offset_commits_failed = Counter(
+            "valuetide_group_offset_commits_failed",
+            "Kafka group offsets that could not be written; they serve lag tools only",
+            registry=registry,
+        )
+        self.shards = Gauge("valuetide_shards", "Shards of this worker", registry=registry)
+        self.customers = Gauge(
+            "valuetide_customers_in_memory", "Customers held in memory", registry=registry
+        )
+        self._watermark_delay = Gauge(
+            "valuetide_watermark_delay_seconds",
+            "Wall clock less the largest event time committed, per partition",
+            ["partition"],
+            registry=registry,
+        )
+        self.event_delay = ArrayHistogram(
+            "valuetide_event_delay_seconds",
+            "From an event's production to the commit that contains it",
+            DELAY_BOUNDS,
+        )
+        registry.register(self.event_delay)
+
+    def stage(self, name: str, started: float) -> None:
+        """Record that a stage, begun at ``time.perf_counter()`` of ``started``, has ended."""
+        self.stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+    def watermark(self, partition: int, delay_seconds: float) -> None:
+        """Record how far a partition's watermark is behind the wall clock."""
+        self._watermark_delay.labels(str(partition)).set(delay_seconds)
+
+    def lost(self, partition: int) -> None:
+        """Forget what is measured per partition for one that is no longer ours."""
+        labels = (str(partition),)
+        if labels in self._watermark_delay._metrics:
+            self._watermark_delay.remove(*labels)

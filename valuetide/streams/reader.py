@@ -1,0 +1,214 @@
+"""Reads scores out of Redis, for the command line, for HTTP and for dashboards."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from redis import asyncio as aioredis
+
+from valuetide.schemas.score import Score
+from valuetide.schemas.topics import INPUTS
+from valuetide.streams.partitioner import partition_of
+from valuetide.streams.records import COLUMNS, RANKED, TOTALS
+from valuetide.streams.settings import Settings
+from valuetide.streams.store.redis import (
+    commit_key,
+    connect,
+    customer_key,
+    mapped_errors,
+    months_key,
+    top_key,
+)
+
+INTEGERS = frozenset({"version", "orders", "frequency"})
+TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm"})
+SCAN_COUNT = 1_000
+MONTH_FIELDS = ("orders", "revenue", "returns", "refunds", "cancellations", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """Sums over all shards.
+
+    Attributes
+    ----------
+    totals
+        Customers and, by name, sums over all of them; money in the base currency.
+    events
+        By input topic's role and outcome (folded, duplicate, dead_letter, rerouted) a count.
+    positions
+        By role and partition the offset up to which the state is committed.
+    months
+        By calendar month the sums of accepted order events, money in the base currency.
+    """
+
+    totals: dict[str, float]
+    events: dict[str, dict[str, int]]
+    positions: dict[tuple[str, int], int]
+    months: dict[str, dict[str, float]]
+
+
+class Reader:
+    """Reads the state of all shards.
+
+    Parameters
+    ----------
+    settings
+        Names the Redis, the key prefix and the number of partitions.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._client: aioredis.Redis = connect(settings.redis_url.get_secret_value())
+        self._scale = 10**settings.vocabulary.minor_digits
+
+    async def __aenter__(self) -> "Reader":
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.aclose()
+
+    async def ping(self) -> None:
+        """Make sure that Redis answers, or raise ``StoreUnavailableError``."""
+        with mapped_errors():
+            await self._client.ping()
+
+    async def customer(self, customer_id: str) -> Score | None:
+        """Give the score of a customer, ``None`` for one that is not known."""
+        return (await self.customers([customer_id]))[0]
+
+    async def customers(self, ids: list[str]) -> list[Score | None]:
+        """Give the scores of customers, ``None`` for each that is not known."""
+        prefix, partitions = self._settings.key_prefix, self._settings.partitions
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for customer in ids:
+                    key = customer_key(prefix, partition_of(customer, partitions), customer)
+                    pipeline.hmget(key, COLUMNS)
+                rows = await pipeline.execute()
+        return [parse_score(customer, row) for customer, row in zip(ids, rows, strict=True)]
+
+    async def top(self, field: str, count: int) -> list[Score]:
+        """Give the best customers over all shards by one of the ranked fields, best first.
+
+        Raises
+        ------
+        ValueError
+            When customers are not ranked by that field, or the count is not in range.
+        """
+        if field not in RANKED:
+            raise ValueError(f"field: customers are ranked by {', '.join(RANKED)}")
+        if not 1 <= count <= self._settings.top_size:
+            raise ValueError(f"count: 1 to {self._settings.top_size}, the setting top_size")
+        prefix = self._settings.key_prefix
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in range(self._settings.partitions):
+                    key = top_key(prefix, partition, field)
+                    pipeline.zrange(key, 0, count - 1, desc=True, withscores=True)
+                parts = await pipeline.execute()
+        ranked = sorted(
+            ((value, customer.decode()) for part in parts for customer, value in part),
+            reverse=True,
+        )
+        best = [customer for _, customer in ranked[:count]]
+        return [score for score in await self.customers(best) if score is not None]
+
+    async def overview(self) -> Overview:
+        """Give the sums over all shards."""
+        prefix, partitions = self._settings.key_prefix, range(self._settings.partitions)
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    pipeline.hgetall(commit_key(prefix, partition))
+                    pipeline.hgetall(months_key(prefix, partition))
+                answers = await pipeline.execute()
+        totals = dict.fromkeys(("customers", *TOTALS), 0)
+        events: dict[str, dict[str, int]] = {role: {} for role in INPUTS}
+        positions: dict[tuple[str, int], int] = {}
+        months: dict[str, list[int]] = {}
+        for partition in partitions:
+            for name, value in answers[2 * partition].items():
+                kind, _, rest = name.decode().partition(":")
+                if kind == "total":
+                    totals[rest] += int(value)
+                elif kind == "count":
+                    role, _, outcome = rest.partition(":")
+                    events[role][outcome] = events[role].get(outcome, 0) + int(value)
+                elif kind == "offset":
+                    positions[rest, partition] = int(value)
+            for month, sums in answers[2 * partition + 1].items():
+                values = [int(value) for value in sums.split()]
+                known = months.get(month.decode(), [0] * len(values))
+                months[month.decode()] = [a + b for a, b in zip(known, values, strict=True)]
+        scale = self._scale
+        counts = ("customers", "orders")
+        return Overview(
+            {name: value if name in counts else value / scale for name, value in totals.items()},
+            events,
+            positions,
+            {
+                month: {
+                    name: value / scale if i % 2 else value
+                    for i, (name, value) in enumerate(zip(MONTH_FIELDS, sums, strict=True))
+                }
+                for month, sums in sorted(months.items())
+            },
+        )
+
+    async def scan(self) -> AsyncIterator[Score]:
+        """Give the score of every customer, in no order. Costs a walk over all keys."""
+        prefix = self._settings.key_prefix
+        for partition in range(self._settings.partitions):
+            start = customer_key(prefix, partition, "")
+            pattern = _escaped(start) + "*"
+            batch: list[str] = []
+            with mapped_errors():
+                async for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
+                    batch.append(key.decode()[len(start) :])
+                    if len(batch) == SCAN_COUNT:
+                        for score in await self.customers(batch):
+                            if score is not None:
+                                yield score
+                        batch = []
+                for score in await self.customers(batch):
+                    if score is not None:
+                        yield score
+
+    async def wait_for_positions(
+        self, positions: dict[tuple[str, int], int], timeout_seconds: float
+    ) -> bool:
+        """Wait until the state is committed up to each of these offsets; whether it was in time."""
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while True:
+            at = (await self.overview()).positions
+            if all(at.get(place, 0) >= offset for place, offset in positions.items()):
+                return True
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.1)
+
+
+def parse_score(customer_id: str, row: list[bytes | None]) -> Score | None:
+    """Make a score of the fields of a customer's hash, in the order of ``COLUMNS``."""
+    if row[0] is None:
+        return None
+    score: dict[str, Any] = {"customer_id": customer_id}
+    for name, raw in zip(COLUMNS, row, strict=True):
+        text = (raw or b"").decode()
+        if name in TEXTS:
+            score[name] = text or None
+        elif name in INTEGERS:
+            score[name] = int(text)
+        else:
+            score[name] = float(text) if text else None
+    return score  # type: ignore[return-value]
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in text)

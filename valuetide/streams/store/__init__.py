@@ -1,0 +1,11 @@
+"""Where a shard's state is kept: one interface, in memory for tests and in Redis for use."""
+
+from valuetide.streams.store.interface import (
+    Commit,
+    CommitRefusedError,
+    ShardRecord,
+    StateStore,
+    StoreUnavailableError,
+)
+
+__all__ = ["Commit", "CommitRefusedError", "ShardRecord", "StateStore", "StoreUnavailableError"]

@@ -1,0 +1,113 @@
+"""What a state store promises: a shard's state changes in one step, and only by its owner."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from valuetide.schemas.errors import TransientError
+
+type_of_value = str | int | float | None
+"""A score field as it is stored; ``None`` is no value."""
+
+
+class StoreUnavailableError(TransientError):
+    """The store did not answer, or cannot take writes for now."""
+
+
+class CommitRefusedError(TransientError):
+    """Another writer has committed to this shard since we last read it: read it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecord:
+    """What is known of a shard besides its customers.
+
+    Attributes
+    ----------
+    sequence
+        Number of commits made so far; 0 for a shard that was never written.
+    writer
+        Who made the last one.
+    fields
+        Positions, counters and totals by name, all integers (see :mod:`..shard`), and settings.
+    months
+        Per calendar month (``YYYY-MM``, UTC) the sums of accepted order events.
+    """
+
+    sequence: int = 0
+    writer: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    months: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One step of a shard: everything in it becomes true together, or nothing does.
+
+    Attributes
+    ----------
+    partition
+        The shard.
+    sequence
+        Number that this commit gets; the shard must be at ``sequence - 1``.
+    writer
+        Who commits, unique per worker process.
+    fields, months
+        Entries of :class:`ShardRecord` to set; others stay.
+    ids
+        Customers that changed, ``n`` of them.
+    states
+        Their packed states, ``n``.
+    rows
+        Their score fields, ``n`` rows in the order of the store's ``columns``.
+    top
+        By ranked field: customers that are, or may have been, among the best, with their value.
+    """
+
+    partition: int
+    sequence: int
+    writer: str
+    fields: dict[str, str | int]
+    months: dict[str, str]
+    ids: Sequence[str]
+    states: Sequence[bytes]
+    rows: Sequence[Sequence[type_of_value]]
+    top: dict[str, list[tuple[float, str]]]
+
+
+class StateStore(Protocol):
+    """State of all shards.
+
+    Every method raises :class:`StoreUnavailableError` when the store does not answer.
+    """
+
+    async def read_shard(self, partition: int) -> ShardRecord:
+        """Give what is known of a shard; an empty record for one that was never written."""
+        ...
+
+    async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
+        """Give the packed state of each customer, ``None`` for one that is not known."""
+        ...
+
+    async def commit(self, commit: Commit) -> dict[str, float]:
+        """Make a commit true.
+
+        A commit that was already made by the same writer, for example one whose answer got
+        lost, is left as it is and counts as made.
+
+        Returns
+        -------
+        dict
+            By ranked field whose places are all taken, the least value that is ranked: a customer
+            below it need not be offered.
+
+        Raises
+        ------
+        CommitRefusedError
+            When the shard is not at the sequence before the commit's. Nothing was changed.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close connections. The store cannot be used afterwards."""
+        ...

@@ -1,0 +1,135 @@
+"""Runs one worker: checks, HTTP, the Faust application, and an orderly end."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from valuetide.schemas.errors import FaultError
+from valuetide.streams.admin import admin_client, check_topics, topic_states
+from valuetide.streams.app import App
+from valuetide.streams.http import HttpServer
+from valuetide.streams.reader import Reader
+from valuetide.streams.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+class Worker:
+    """One worker process.
+
+    Parameters
+    ----------
+    settings
+        The settings.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._app: App | None = None
+        self._stopping = False
+        self._stop = asyncio.Event()
+        self.http_address = ""
+
+    async def run(self, on_ready: Callable[["Worker"], None] | None = None) -> None:
+        """Work until told to stop.
+
+        Parameters
+        ----------
+        on_ready
+            Called once when the first partitions are assigned.
+
+        Raises
+        ------
+        BrokerAwayError, StoreUnavailableError
+            When a server is away at the start, or for longer than ``retry_seconds``.
+        FaultError
+            When topics, settings or state do not fit.
+        """
+        settings = self.settings
+        await asyncio.to_thread(self._check_topics)
+        async with Reader(settings) as reader:
+            await reader.ping()
+            self._app = app = App(settings)
+            http = HttpServer(settings, self, reader)
+            await http.start()
+            self.http_address = http.address
+            log.info("http interface", address=http.address)
+            app.finalize()
+            tasks = [
+                asyncio.create_task(app.start()),
+                asyncio.create_task(app.wait_for_fault()),
+                asyncio.create_task(self._stop.wait()),
+                asyncio.create_task(self._announce(app, on_ready)),
+            ]
+            start = tasks[0]
+            try:
+                await start
+                await asyncio.wait(tasks[1:3], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                self._stopping = True
+                log.info("worker finishes what is in hand")
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                with contextlib.suppress(asyncio.CancelledError):
+                    await app.stop()
+                await http.stop()
+        if app.fault is not None:
+            raise app.fault
+        log.info("worker stopped")
+
+    def stop(self) -> None:
+        """Ask the worker to finish what is in hand and to end."""
+        self._stop.set()
+
+    def stop_on_signals(self) -> None:
+        """End in an orderly way on SIGINT and SIGTERM."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.stop)
+
+    def _check_topics(self) -> None:
+        with admin_client(self.settings) as client:
+            check_topics(topic_states(client, self.settings))
+
+    async def _announce(self, app: App, on_ready: Callable[["Worker"], None] | None) -> None:
+        await app.assigned.wait()
+        log.info("worker ready", partitions=sorted(self._engine_shards()))
+        if on_ready is not None:
+            on_ready(self)
+
+    def _engine_shards(self) -> list[int]:
+        return (
+            list(self._app.engine.shards) if self._app is not None and self._app.has_engine else []
+        )
+
+    def readiness(self) -> dict[str, object]:
+        """Give ``ready`` and, where it is false, ``why``."""
+        app = self._app
+        why = ""
+        if self._stopping:
+            why = "stopping"
+        elif app is None or not app.has_engine:
+            why = "starting"
+        elif app.fault is not None:
+            why = str(app.fault)
+        elif not app.assigned.is_set():
+            why = "waiting for partitions"
+        elif app.rebalancing:
+            why = "rebalancing"
+        state: dict[str, object] = {"ready": not why}
+        if why:
+            return state | {"why": why}
+        return state | {"partitions": sorted(self._engine_shards())}
+
+    def registry(self) -> CollectorRegistry:
+        """Give the metrics, up to date."""
+        if self._app is None:
+            raise FaultError("the worker has not started")
+        if self._app.has_engine:
+            self._app.engine.measure()
+        return self._app.metrics.registry
