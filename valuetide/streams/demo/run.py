@@ -200,7 +200,8 @@ class Demo:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == "process_cpu_seconds_total":
-                    return float(sample.value)
+                    seconds: float = sample.value
+                    return seconds
         return float("nan")  # only Linux tells
 
     async def _redis_bytes(self, ids: list[str]) -> float:
@@ -214,7 +215,8 @@ class Demo:
                 sizes = await pipeline.execute()
         finally:
             await client.aclose()
-        return sum(sizes) / len(sizes)
+        total: float = sum(sizes)
+        return total / len(sizes)
 
 
 def cdnow_file() -> Path:
