@@ -6,18 +6,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from kafka.admin import KafkaAdminClient
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import (
+    GroupAuthorizationFailedError,
+    KafkaError,
+    TopicAlreadyExistsError,
+)
 
-from valuetide.schemas.errors import FaultError, TransientError
+from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import TOPICS, TopicDeclaration
+from valuetide.streams.connections import broker_arguments
+from valuetide.streams.knock import BrokerAwayError, DoorShutError, knock_at_broker_and_wait
 from valuetide.streams.settings import Settings
+
+__all__ = [
+    "BrokerAwayError",
+    "TopicState",
+    "admin_client",
+    "check_group",
+    "check_topics",
+    "create_topics",
+    "topic_states",
+]
 
 REQUEST_TIMEOUT_MS = 15_000
 BOOTSTRAP_TIMEOUT_MS = 4_000
-
-
-class BrokerAwayError(TransientError):
-    """No broker answers at the configured address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +55,13 @@ def admin_client(settings: Settings) -> Iterator[KafkaAdminClient]:
     ------
     BrokerAwayError
         When no broker answers.
+    DoorShutError
+        When TLS or the credentials do not fit.
     """
+    knock_at_broker_and_wait(settings)
     try:
         client = KafkaAdminClient(
-            bootstrap_servers=settings.broker.split(","),
+            **broker_arguments(settings),
             request_timeout_ms=REQUEST_TIMEOUT_MS,
             bootstrap_timeout_ms=BOOTSTRAP_TIMEOUT_MS,
         )
@@ -107,6 +122,35 @@ def create_topics(client: KafkaAdminClient, settings: Settings) -> list[str]:
     return [state.name for state in missing]
 
 
+def check_group(client: KafkaAdminClient, settings: Settings) -> None:
+    """Make sure that we may be in the consumer group.
+
+    A consumer that may not waits for ever without a word.
+
+    Raises
+    ------
+    DoorShutError
+        When an ACL is missing.
+    """
+    try:
+        client.list_group_offsets(settings.group)
+    except GroupAuthorizationFailedError as error:
+        raise DoorShutError(
+            f"Kafka does not let us into the group {settings.group}: give {_who(settings)} Read "
+            "on it, see docs/security.md, or set another group"
+        ) from error
+    except KafkaError:
+        pass  # a group that has never been; whatever else is wrong will be said in its place
+
+
+def _who(settings: Settings) -> str:
+    return (
+        f"the user in broker_username ({settings.broker_username})"
+        if (settings.broker_username)
+        else "our certificate's name"
+    )
+
+
 def check_topics(states: list[TopicState]) -> None:
     """Make sure that the topics are there with equal numbers of partitions.
 
@@ -119,6 +163,7 @@ def check_topics(states: list[TopicState]) -> None:
     if missing:
         raise FaultError(
             f"no topic {', '.join(missing)} on the broker: create with `valuetide topics --create`"
+            ", or let broker_username describe it"
         )
     wrong = [f"{state.name} has {state.found_partitions}" for state in states if not state.sound]
     if wrong:

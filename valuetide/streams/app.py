@@ -5,6 +5,7 @@ engine, whose shards turn them into scores, dead letters and committed state.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -16,13 +17,14 @@ from faust.types import TP
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
+from valuetide.streams.connections import broker_arguments, redis_client
 from valuetide.streams.decode import Role
 from valuetide.streams.engine import Engine
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Publisher
 from valuetide.streams.records import COLUMNS, RANKED
 from valuetide.streams.settings import Settings
-from valuetide.streams.store.redis import RedisStore, connect
+from valuetide.streams.store.redis import RedisStore
 from valuetide.streams.transport import Consumer
 
 log = structlog.get_logger(__name__)
@@ -32,8 +34,16 @@ RANKED_SLACK = 5
 shown is replaced by the next, as long as not all of the slack falls."""
 
 MAX_REQUEST_BYTES = 4 * 1_048_576
-STREAM_BUFFER = 16
-"""Chunks in an agent's queue; the shards have queues of their own."""
+STREAM_BUFFER = 256
+"""Chunks in an agent's queue, more than ever wait there: the agents only hand them on, and the
+transport fetches nothing for a shard whose own queue is long."""
+
+FAUST_PATIENCE_SECONDS = 3_600.0
+"""Faust gives up a rebalance silently when setting the positions takes longer than its request
+timeout. We give up loudly, after ``retry_seconds``."""
+
+STOP_SECONDS = 5.0
+"""A client whose broker is away may take this long to stop."""
 
 
 class App(faust.App):
@@ -59,7 +69,7 @@ class App(faust.App):
             broker_session_timeout=settings.session_timeout_seconds,
             broker_heartbeat_interval=settings.heartbeat_seconds,
             broker_rebalance_timeout=settings.rebalance_timeout_seconds,
-            broker_request_timeout=max(30.0, settings.session_timeout_seconds + 5),
+            broker_request_timeout=settings.retry_seconds + FAUST_PATIENCE_SECONDS,
             broker_commit_interval=2.0,
             consumer_max_fetch_size=4 * 1_048_576,
             producer_max_request_size=MAX_REQUEST_BYTES,
@@ -112,14 +122,14 @@ class App(faust.App):
         """Connect to Redis and start the producer before Faust starts its own services."""
         settings = self.settings
         self._store = RedisStore(
-            connect(settings.redis_url.get_secret_value()),
+            redis_client(settings),
             prefix=settings.key_prefix,
             columns=COLUMNS,
             ranked=RANKED,
             top_size=settings.top_size * RANKED_SLACK,
         )
         self._shard_producer = AIOKafkaProducer(
-            bootstrap_servers=settings.broker,
+            **broker_arguments(settings),
             acks="all",
             max_batch_size=512 * 1024,
             max_request_size=MAX_REQUEST_BYTES,
@@ -133,7 +143,7 @@ class App(faust.App):
             self.metrics,
             self._clock,
             _Flow(self),
-            self._on_fault,
+            self.on_fault,
             self.assigned,
         )
         await super().on_start()
@@ -148,15 +158,27 @@ class App(faust.App):
         """Close what :meth:`on_start` opened, when all services have stopped."""
         await super().on_shutdown()
         if self._shard_producer is not None:
-            await self._shard_producer.stop()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._shard_producer.stop(), STOP_SECONDS)
         if self._store is not None:
             await self._store.close()
 
-    def _on_fault(self, error: BaseException) -> None:
+    def _crash(self, reason: BaseException) -> None:
+        """Note it when any of Faust's services crashes, for that alone ends nothing."""
+        self.on_fault(reason)
+        super()._crash(reason)
+
+    def on_fault(self, error: BaseException) -> None:
+        """Note that the worker cannot go on, and why; the first time counts."""
         if self.fault is None:
             self.fault = error
             log.error("worker stops", why=str(error))
             self._fault_happened.set()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to a broker."""
+        return cast("Consumer", self.consumer).connected
 
     async def wait_for_fault(self) -> None:
         """Wait until the worker cannot go on."""
@@ -168,7 +190,7 @@ class App(faust.App):
 
     async def _assigned(self, app: Any, assigned: set[TP], **kwargs: Any) -> None:
         if self._engine is not None:
-            self._engine.keep_only({tp.partition for tp in assigned})
+            self._engine.assigned({tp.partition for tp in assigned})
             if not assigned:  # more workers than partitions: this one stands by
                 self.assigned.set()
 
@@ -179,6 +201,10 @@ class _Flow:
     def __init__(self, app: App) -> None:
         self._app = app
 
+    @property
+    def _consumer(self) -> Consumer:
+        return cast("Consumer", self._app.consumer)
+
     def _partitions(self, partition: int) -> set[TP]:
         topics = self._app.settings.topics
         return {TP(getattr(topics, role), partition) for role in INPUTS}
@@ -186,8 +212,7 @@ class _Flow:
     async def rewind(self, partition: int, positions: dict[Role, int], epoch: int) -> None:
         """Set the positions of the partition's three inputs; later chunks carry ``epoch``."""
         topics = self._app.settings.topics
-        consumer = cast("Consumer", self._app.consumer)
-        await consumer.set_positions(
+        await self._consumer.set_positions(
             {
                 TP(getattr(topics, role), partition): (offset, epoch)
                 for role, offset in positions.items()
@@ -196,10 +221,8 @@ class _Flow:
 
     def pause(self, partition: int) -> None:
         """Stop fetching for the partition."""
-        for tp in self._partitions(partition):
-            self._app.consumer.on_buffer_full(tp)
+        self._consumer.held_back.update(self._partitions(partition))
 
     def resume(self, partition: int) -> None:
         """Fetch for it again."""
-        for tp in self._partitions(partition):
-            self._app.consumer.on_buffer_drop(tp)
+        self._consumer.held_back.difference_update(self._partitions(partition))

@@ -6,14 +6,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 from aiokafka.structs import ConsumerRecord
 from pydantic_core import from_json
 
 from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import INPUTS
-from valuetide.streams.admin import BrokerAwayError
+from valuetide.streams.connections import broker_arguments
+from valuetide.streams.knock import BrokerAwayError, DoorShutError, knock_at_broker
 from valuetide.streams.partitioner import partition_of
+from valuetide.streams.publish import Outgoing, send_message
 from valuetide.streams.settings import Settings
 
 IDLE_MS = 700
@@ -58,9 +60,12 @@ async def read_records(
     ------
     BrokerAwayError
         When no broker answers.
+    DoorShutError
+        When TLS or the credentials do not fit.
     """
+    await knock_at_broker(settings)
     consumer: AIOKafkaConsumer = AIOKafkaConsumer(
-        bootstrap_servers=settings.broker,
+        **broker_arguments(settings),
         enable_auto_commit=False,
         auto_offset_reset="earliest",
         fetch_max_wait_ms=50,
@@ -90,6 +95,13 @@ async def read_records(
                         yield record
             if limit_per_partition is not None and min(given.values()) >= limit_per_partition:
                 return
+    except TopicAuthorizationFailedError as error:
+        raise DoorShutError(
+            f"Kafka does not let us read {topic}: give the user in broker_username Read on it, "
+            "see docs/security.md"
+        ) from error
+    except KafkaError as error:
+        raise BrokerAwayError(f"Kafka at {settings.broker}: {error}") from error
     finally:
         await consumer.stop()
 
@@ -123,30 +135,34 @@ async def resubmit(settings: Settings, letters: list[DeadLetter]) -> None:
     Raises
     ------
     FaultError
-        When a dead letter names a topic that is not an input, or has no value.
+        When a dead letter names a topic that is not an input.
     BrokerAwayError
         When no broker answers.
+    DoorShutError
+        When TLS or the credentials do not fit.
     """
     inputs = {getattr(settings.topics, role) for role in INPUTS}
     for letter in letters:
         if letter.source_topic not in inputs:
             raise FaultError(f"dead letter {letter.place}: {letter.source_topic} is no input topic")
+    await knock_at_broker(settings)
     producer: AIOKafkaProducer = AIOKafkaProducer(
-        bootstrap_servers=settings.broker, acks="all", max_request_size=8 * 1_048_576
+        **broker_arguments(settings), acks="all", max_request_size=8 * 1_048_576
     )
     try:
         await asyncio.wait_for(producer.start(), 15)
         for letter in letters:
             customer = _customer(letter.value)
-            await producer.send_and_wait(
+            message = Outgoing(
                 letter.source_topic,
-                letter.value,
-                key=letter.key if customer is None else customer.encode(),
-                partition=letter.source_partition
+                letter.source_partition
                 if customer is None
                 else partition_of(customer, settings.partitions),
-                headers=[(RESUBMITTED_HEADER, letter.source.encode())],
+                letter.key if customer is None else customer.encode(),
+                letter.value,
+                ((RESUBMITTED_HEADER, letter.source.encode()),),
             )
+            await (await send_message(producer, message))
     except (KafkaError, OSError, TimeoutError) as error:
         raise BrokerAwayError(f"Kafka at {settings.broker}: {error}") from error
     finally:

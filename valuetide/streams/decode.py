@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from xxhash import xxh3_64_intdigest
 
-from valuetide.schemas.events import Feedback, Interaction, Order
+from valuetide.schemas.events import Feedback, Interaction, Item, Order
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.scoring.fold import KIND_CANCELLED, KIND_PLACED, KIND_RETURNED
 
@@ -31,6 +31,7 @@ ORDER_KINDS = {"placed": KIND_PLACED, "returned": KIND_RETURNED, "cancelled": KI
 _TYPES: dict[Role, Any] = {"orders": Order, "interactions": Interaction, "feedback": Feedback}
 _SEEDS: dict[Role, int] = {"orders": 1, "interactions": 2, "feedback": 3}
 _ORDER_ID_SEED = 4
+_NAMES = frozenset(name for event in (*_TYPES.values(), Item) for name in event.__annotations__)
 
 
 class _Rejected:
@@ -185,9 +186,10 @@ class Decoder:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = str(first["loc"][0]) if first["loc"] else "value"
-            path = ".".join(map(str, first["loc"])) or "value"
             label = field if field in self._fields else "value"
-            return Rejection(index, label, f"{path[:200]}: {first['msg'][:200]}")
+            # Names within a mapping are what somebody wrote, so they are not repeated.
+            path = ".".join(str(p) if type(p) is int or p in _NAMES else "…" for p in first["loc"])
+            return Rejection(index, label, f"{path or 'value'}: {first['msg'][:200]}")
         # Valid alone but not within the array: two events, or half of one, in one record.
         return Rejection(index, "value", "value: is not exactly one JSON object")
 

@@ -13,17 +13,20 @@ from redis import asyncio as aioredis
 from valuetide.schemas.errors import ValuetideError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.admin import admin_client, topic_states
+from valuetide.streams.connections import redis_client
 from valuetide.streams.deadletters import read_records
+from valuetide.streams.knock import DoorShutError, knock_at_redis
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard import settings_mark
-from valuetide.streams.store.redis import commit_key, connect, mapped_errors
+from valuetide.streams.shard_memory import settings_mark
+from valuetide.streams.store.redis import commit_key, mapped_errors
 
 LEAST_REDIS = 7
 LEAST_PYTHON = (3, 11)
 SAMPLED_RECORDS = 50
 MOST_SKEW_SECONDS = 5.0
 LEAST_LISTPACK_VALUE = 1_024
+SHUT_ADVICE = "set what the server asks for; docs/security.md has each door with its settings"
 PACKAGES = ("valuetide", "faust-streaming", "aiokafka", "kafka-python", "redis", "pydantic")
 
 
@@ -53,7 +56,7 @@ async def examine(settings: Settings) -> list[Finding]:
     findings = [_versions()]
     topics = await asyncio.to_thread(_topics, settings)
     findings += topics
-    client = connect(settings.redis_url.get_secret_value())
+    client = redis_client(settings)
     try:
         findings += await _guarded("redis", _redis(settings, client))
         if findings[-1].state != "error":
@@ -70,10 +73,15 @@ async def _guarded(check: str, findings: Awaitable[list[Finding]]) -> list[Findi
     try:
         return await findings
     except ValuetideError as error:
-        return [Finding(check, "error", str(error), _ADVICE.get(check, ""))]
+        return [Finding(check, "error", str(error), _advice(check, error))]
+
+
+def _advice(check: str, error: ValuetideError) -> str:
+    return SHUT_ADVICE if isinstance(error, DoorShutError) else _ADVICE.get(check, "")
 
 
 _ADVICE = {
+    "broker": "start Kafka, or set VALUETIDE_BROKER",
     "redis": "start Redis, or set VALUETIDE_REDIS_URL=redis://[user:password@]host:port/0",
 }
 
@@ -91,7 +99,7 @@ def _topics(settings: Settings) -> list[Finding]:
         with admin_client(settings) as client:
             states = topic_states(client, settings)
     except ValuetideError as error:
-        return [Finding("broker", "error", str(error), "start Kafka, or set VALUETIDE_BROKER")]
+        return [Finding("broker", "error", str(error), _advice("broker", error))]
     findings = [Finding("broker", "ok", f"answers at {settings.broker}")]
     missing = [state.name for state in states if state.found_partitions is None]
     wrong = [state for state in states if state.found_partitions is not None and not state.sound]
@@ -118,6 +126,7 @@ def _topics(settings: Settings) -> list[Finding]:
 
 
 async def _redis(settings: Settings, client: "aioredis.Redis") -> list[Finding]:
+    await knock_at_redis(settings)
     with mapped_errors():
         info = await client.info()
         can_script = await client.eval("return cmsgpack.unpack(cmsgpack.pack(7))", 0)

@@ -1,6 +1,7 @@
 """The engine of a worker: its shards, and what they share, from assignment to revocation."""
 
 import asyncio
+import itertools
 import os
 import socket
 import uuid
@@ -74,10 +75,16 @@ class Engine:
         self._open: dict[int, Shard] = {}
         self._parked: dict[int, Shard] = {}
         self._lock = asyncio.Lock()
+        self._epochs = itertools.count(1)
+        self._assigned = asyncio.Event()
         self.opened = opened
 
+    async def wait_until_assigned(self) -> None:
+        """Wait while a rebalance is under way, in which an assignment is not yet the new one."""
+        await self._assigned.wait()
+
     async def open_shards(self, assigned: set[TP]) -> dict[TP, tuple[int, int]]:
-        """Open the shards of the assigned partitions and give where each input stands.
+        """Open the shards of the assigned partitions, and those alone; give where inputs stand.
 
         Parameters
         ----------
@@ -107,8 +114,16 @@ class Engine:
                         f"partition {partition} is assigned for {sorted(topics)} only: all inputs "
                         "must have the same number of partitions, see `valuetide doctor`"
                     )
+            await self._close(self._open.keys() - by_partition.keys())
             opened = [p for p in by_partition if p not in self._open]
-            await asyncio.gather(*(self._open_shard(p) for p in opened))
+            for known in self._open.values():
+                known.reposition()
+            results = await asyncio.gather(
+                *(self._open_shard(p) for p in opened), return_exceptions=True
+            )
+            for result in results:
+                if result is not None:
+                    raise result
             self.opened.set()
             self.metrics.shards.set(len(self._open))
             if opened:
@@ -121,10 +136,15 @@ class Engine:
 
     async def _open_shard(self, partition: int) -> None:
         shard = self._parked.pop(partition, None) or Shard(
-            partition, self._services, self._flow, self._on_fault, self._memory_limit
+            partition,
+            self._services,
+            self._flow,
+            self._on_fault,
+            self._memory_limit,
+            self._epochs.__next__,
         )
-        shard.epoch += 1
         await shard.open()
+        shard.reposition()
         self._open[partition] = shard
 
     def _memory_limit(self) -> int:
@@ -136,21 +156,26 @@ class Engine:
         A shard that ended cleanly stays in memory for the case that it comes back at once, as
         in most rebalances; it is then used only if nobody has written to it in between.
         """
+        self._assigned.clear()
         async with self._lock:
-            closing = [self._open.pop(p) for p in partitions if p in self._open]
-            limit = self.settings.rebalance_timeout_seconds * DRAIN_SHARE
-            await asyncio.gather(*(shard.close(limit) for shard in closing))
-            self._parked.update({shard.partition: shard for shard in closing})
-            for shard in closing:
-                self.metrics.lost(shard.partition)
-            self.metrics.shards.set(len(self._open))
+            await self._close(partitions)
+
+    async def _close(self, partitions: set[int]) -> None:
+        closing = [self._open.pop(p) for p in partitions if p in self._open]
+        limit = self.settings.rebalance_timeout_seconds * DRAIN_SHARE
+        await asyncio.gather(*(shard.close(limit) for shard in closing))
+        self._parked.update({shard.partition: shard for shard in closing})
+        for shard in closing:
+            self.metrics.lost(shard.partition)
+        self.metrics.shards.set(len(self._open))
 
     async def drain(self) -> None:
         """Finish and commit what is in hand of all shards, and close them."""
         await self.close_shards(set(self._open))
 
-    def keep_only(self, partitions: set[int]) -> None:
-        """Free the memory of parked shards that went to another worker."""
+    def assigned(self, partitions: set[int]) -> None:
+        """Note a new assignment; free the memory of parked shards that went to another worker."""
+        self._assigned.set()
         for partition in [p for p in self._parked if p not in partitions]:
             del self._parked[partition]
 
@@ -161,10 +186,15 @@ class Engine:
             shard.submit(chunk)
 
     def committed_positions(self) -> dict[TP, int]:
-        """Give for each partition the offset up to which the state has been committed."""
+        """Give for each partition the offset up to which the state has been committed.
+
+        Shards that were closed in good order count, too: the group's offsets are written once
+        more when the worker has let go of its shards.
+        """
+        closed = [shard for shard in self._parked.values() if shard.sequence]
         return {
             TP(topic, shard.partition): shard.committed[role]
-            for shard in self._open.values()
+            for shard in (*self._open.values(), *closed)
             for topic, role in self._roles.items()
         }
 
@@ -175,4 +205,5 @@ class Engine:
 
     def measure(self) -> None:
         """Bring the gauges up to date."""
-        self.metrics.customers.set(sum(shard.in_memory for shard in self._open.values()))
+        held = (*self._open.values(), *self._parked.values())
+        self.metrics.customers.set(sum(shard.in_memory for shard in held))

@@ -7,6 +7,8 @@ from pathlib import Path
 from sys import executable
 from typing import Any
 
+from pydantic import SecretStr
+
 from valuetide.streams.admin import admin_client, check_topics, create_topics, topic_states
 from valuetide.streams.embedded import EmbeddedServices
 from valuetide.streams.guarded import LOOPBACK, GuardedServer
@@ -19,13 +21,35 @@ LOCAL: dict[str, Any] = {
     "fetch_max_wait_ms": 5,
     "rebalance_timeout_seconds": 2.0,
     "session_timeout_seconds": 6.0,
+    # Whether a child is ready we ask a hundred times a second.
+    "http_rate_per_second": 1_000.0,
+    "http_burst": 1_000,
 }
+
+NO_DOORS = {"broker_security": "plaintext"} | dict.fromkeys(
+    (
+        "broker_username",
+        "broker_password",
+        "broker_ca_file",
+        "broker_cert_file",
+        "broker_key_file",
+        "redis_username",
+        "redis_password",
+        "redis_ca_file",
+        "redis_cert_file",
+        "redis_key_file",
+    ),
+    "",
+)
+"""The embedded services have none, whatever the environment says of the real ones."""
 
 
 def local_settings(services: EmbeddedServices, **overrides: Any) -> Settings:
     """Give settings for the embedded services; the environment decides the rest."""
     return load_settings(
-        broker=services.broker, redis_url=services.redis_url, **{**LOCAL, **overrides}
+        broker=services.broker,
+        redis_url=services.redis_url,
+        **{**LOCAL, **NO_DOORS, **overrides},
     )
 
 
@@ -79,7 +103,9 @@ class LocalWorker(GuardedServer):
 def _toml(settings: Settings, port: int) -> str:
     """Write settings as TOML: JSON's scalars, strings and lists are TOML's."""
     values = settings.model_dump(mode="json", exclude={"http_host", "http_token"})
-    values["redis_url"] = settings.redis_url.get_secret_value()
+    for name in values:
+        if isinstance(secret := getattr(settings, name), SecretStr):
+            values[name] = secret.get_secret_value()
     values["http_port"] = port
     lines: list[str] = []
 

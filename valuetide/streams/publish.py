@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
-from valuetide.schemas.errors import TransientError
+from valuetide.schemas.errors import FaultError, TransientError
 
 TRUNCATED_BYTES = 64 * 1024
 """What is kept of a key and of a value that are too large to be passed on whole."""
@@ -102,7 +102,7 @@ class Publisher:
                 ):
                     at += 1
                 if not batch.record_count():
-                    raise BrokerUnavailableError(f"a message for {topic} exceeds a batch")
+                    raise FaultError(f"a message for {topic} exceeds a batch")
                 batch.close()
                 futures.append(await self._producer.send_batch(batch, topic, partition=partition))
             futures += [await self._send_one(message) for message in others]
@@ -111,18 +111,40 @@ class Publisher:
         return Delivery(futures)
 
     async def _send_one(self, message: Outgoing) -> "asyncio.Future[object]":
-        headers = list(message.headers)
-        value, key = message.value, message.key
-        for _ in range(2):
-            try:
-                future: asyncio.Future[object] = await self._producer.send(
-                    message.topic, value, key=key, partition=message.partition, headers=headers
-                )
-            except MessageSizeTooLargeError:
-                # Only an event whose key or value is near the largest request can get here:
-                # keep the beginning, and say so.
-                value, key = (value or b"")[:TRUNCATED_BYTES], (key or b"")[:TRUNCATED_BYTES]
-                headers.append(("truncated", b"true"))
-            else:
-                return future
-        raise BrokerUnavailableError(f"Kafka: a message for {message.topic} is too large")
+        try:
+            return await send_message(self._producer, message)
+        except MessageSizeTooLargeError:
+            # Only an event whose key or value is near the largest request can get here:
+            # keep the beginning, and say so.
+            shorter = replace(
+                message,
+                key=(message.key or b"")[:TRUNCATED_BYTES],
+                value=(message.value or b"")[:TRUNCATED_BYTES],
+                headers=(*message.headers, ("truncated", b"true")),
+            )
+            return await send_message(self._producer, shorter)
+
+
+async def send_message(producer: AIOKafkaProducer, message: Outgoing) -> "asyncio.Future[object]":
+    """Hand one message to a producer; the future is done when the broker has it.
+
+    A message without key and value is a message, too: Kafka takes it, though the client's own
+    ``send`` does not.
+    """
+    headers = list(message.headers)
+    if message.key is None and message.value is None:
+        batch = producer.create_batch()
+        batch.append(key=None, value=None, timestamp=None, headers=headers)
+        batch.close()
+        future: asyncio.Future[object] = await producer.send_batch(
+            batch, message.topic, partition=message.partition
+        )
+    else:
+        future = await producer.send(
+            message.topic,
+            message.value,
+            key=message.key,
+            partition=message.partition,
+            headers=headers,
+        )
+    return future

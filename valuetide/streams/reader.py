@@ -9,12 +9,12 @@ from redis import asyncio as aioredis
 
 from valuetide.schemas.score import Score
 from valuetide.schemas.topics import INPUTS
+from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.records import COLUMNS, RANKED, TOTALS
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import (
     commit_key,
-    connect,
     customer_key,
     mapped_errors,
     months_key,
@@ -60,7 +60,7 @@ class Reader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._client: aioredis.Redis = connect(settings.redis_url.get_secret_value())
+        self._client: aioredis.Redis = redis_client(settings)
         self._scale = 10**settings.vocabulary.minor_digits
 
     async def __aenter__(self) -> "Reader":

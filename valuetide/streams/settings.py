@@ -7,8 +7,9 @@ The environment wins over the file. Nested settings take two underscores:
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,6 +22,22 @@ from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+REDIS_URL_FORM = "redis://[user:password@]host:port[/database], rediss:// for TLS"
+UNSAFE_REDIS_OPTIONS = ("ssl", "username", "password")
+"""Parts of option names that an address may not have: TLS always verifies, and what is said of
+credentials is said in one place."""
+
+
+def _or_none(value: object) -> object:
+    """Take empty text for not set, as compose files and shells write it."""
+    return None if value == "" else value
+
+
+OptionalText = Annotated[str | None, BeforeValidator(_or_none)]
+OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_or_none)]
+OptionalFile = Annotated[Path | None, BeforeValidator(_or_none)]
 
 
 class SettingsError(FaultError):
@@ -37,9 +54,32 @@ class Settings(BaseSettings):
     broker: Annotated[str, Field(description="Kafka: host:port, several with commas")] = (
         "127.0.0.1:9092"
     )
-    redis_url: Annotated[
-        SecretStr, Field(description="Redis: redis://[user:password@]host:port")
-    ] = SecretStr("redis://127.0.0.1:6379/0")
+    broker_security: Annotated[
+        Literal["plaintext", "tls", "sasl_plaintext", "sasl_tls"],
+        Field(description="How Kafka's listener wants to be spoken to"),
+    ] = "plaintext"
+    broker_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    broker_username: Annotated[OptionalText, Field(description="For sasl_…")] = None
+    broker_password: Annotated[OptionalSecret, Field(description="For sasl_…")] = None
+    broker_ca_file: Annotated[
+        OptionalFile, Field(description="PEM: who signs brokers' certificates; else the system's")
+    ] = None
+    broker_cert_file: Annotated[OptionalFile, Field(description="PEM: our certificate")] = None
+    broker_key_file: Annotated[
+        OptionalFile, Field(description="PEM, no passphrase; may be in broker_cert_file")
+    ] = None
+    redis_url: Annotated[SecretStr, Field(description=REDIS_URL_FORM)] = SecretStr(
+        "redis://127.0.0.1:6379/0"
+    )
+    redis_username: Annotated[OptionalText, Field(description="Where not in redis_url")] = None
+    redis_password: Annotated[OptionalSecret, Field(description="Where not in redis_url")] = None
+    redis_ca_file: Annotated[
+        OptionalFile, Field(description="PEM: who signs Redis's certificate; else the system's")
+    ] = None
+    redis_cert_file: Annotated[OptionalFile, Field(description="PEM: our certificate")] = None
+    redis_key_file: Annotated[
+        OptionalFile, Field(description="PEM, no passphrase; may be in redis_cert_file")
+    ] = None
     key_prefix: Annotated[
         str, Field(pattern=r"^[A-Za-z0-9_.-]{1,32}$", description="First part of every Redis key")
     ] = "cv"
@@ -74,6 +114,10 @@ class Settings(BaseSettings):
     max_customers_in_memory: Annotated[
         int, Field(ge=1_000, description="Per worker; beyond it shards are read again on demand")
     ] = 2_000_000
+    lost_positions: Annotated[
+        Literal["stop", "earliest"],
+        Field(description="An offset that the topic no longer has: stop, or go on from the oldest"),
+    ] = "stop"
     fetch_max_wait_ms: Annotated[int, Field(ge=1, le=10_000)] = 50
     session_timeout_seconds: Annotated[float, Field(ge=1, le=600)] = 10.0
     heartbeat_seconds: Annotated[float, Field(gt=0, le=200)] = 1.0
@@ -86,8 +130,17 @@ class Settings(BaseSettings):
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65_535, description="0: any free port")] = 8_088
     http_token: Annotated[
-        SecretStr | None, Field(description="Bearer token; needed when not on loopback")
+        OptionalSecret, Field(description="Bearer token; needed when not on loopback")
     ] = None
+    http_rate_per_second: Annotated[
+        float, Field(gt=0, le=100_000, description="Requests of one client address, sustained")
+    ] = 50.0
+    http_burst: Annotated[
+        int, Field(ge=1, le=100_000, description="Requests of one client address, at once")
+    ] = 100
+    http_timeout_seconds: Annotated[
+        float, Field(gt=0, le=600, description="For a request to arrive, and between two of them")
+    ] = 15.0
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
 
@@ -98,6 +151,59 @@ class Settings(BaseSettings):
         if self.heartbeat_seconds * 2 > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds: at most half of session_timeout_seconds")
         return self
+
+    @model_validator(mode="after")
+    def _broker_door_fits(self) -> Self:
+        security = self.broker_security
+        credentials = {
+            "broker_username": self.broker_username,
+            "broker_password": self.broker_password,
+        }
+        for name, value in credentials.items():
+            if security.startswith("sasl") and value is None:
+                raise ValueError(f"{name}: needed when broker_security is {security}")
+            if not security.startswith("sasl") and value is not None:
+                raise ValueError(
+                    f"{name}: of no use when broker_security is {security}; set that to sasl_tls"
+                )
+        self._files_fit(
+            "broker",
+            security.endswith("tls"),
+            f"of no use when broker_security is {security}; set that to tls or sasl_tls",
+        )
+        return self
+
+    @model_validator(mode="after")
+    def _redis_door_fits(self) -> Self:
+        try:
+            url = urlsplit(self.redis_url.get_secret_value())
+            port_fits = url.port != 0
+        except ValueError:
+            port_fits = False
+        if not port_fits or url.scheme not in {"redis", "rediss", "unix"}:
+            raise ValueError(f"redis_url: must be {REDIS_URL_FORM}")
+        for name, _ in parse_qsl(url.query, keep_blank_values=True):
+            if any(part in name.lower() for part in UNSAFE_REDIS_OPTIONS):
+                raise ValueError(
+                    "redis_url: no options about TLS or credentials in it; TLS always verifies, "
+                    "see redis_ca_file, redis_username and redis_password"
+                )
+        if self.redis_username is not None and self.redis_password is None:
+            raise ValueError("redis_password: needed when redis_username is set")
+        if self.redis_password is not None and (url.username or url.password):
+            raise ValueError("redis_password: given twice, redis_url has one too")
+        self._files_fit(
+            "redis", url.scheme == "rediss", "of no use unless redis_url begins with rediss://"
+        )
+        return self
+
+    def _files_fit(self, door: str, with_tls: bool, why_not: str) -> None:
+        names = [f"{door}_{kind}_file" for kind in ("ca", "cert", "key")]
+        for name in names:
+            if getattr(self, name) is not None and not with_tls:
+                raise ValueError(f"{name}: {why_not}")
+        if getattr(self, names[2]) is not None and getattr(self, names[1]) is None:
+            raise ValueError(f"{names[1]}: needed when {names[2]} is set")
 
     @classmethod
     def settings_customise_sources(

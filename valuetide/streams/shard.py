@@ -27,9 +27,6 @@ from numpy.typing import NDArray
 
 from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
-from valuetide.scoring.current_value import CurrentValue, current_value
-from valuetide.scoring.customers import Customers
-from valuetide.scoring.fold import FeedbackBatch, Folded, InteractionBatch, OrderBatch, fold
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
@@ -37,23 +34,31 @@ from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.publish import Delivery, Outgoing
 from valuetide.streams.records import (
-    RANKED,
-    TOTALS,
-    month_sums,
-    rank_values,
     score_messages,
-    score_rows,
 )
 from valuetide.streams.settings import Settings
-from valuetide.streams.store import Commit, CommitRefusedError, ShardRecord, StateStore
+from valuetide.streams.shard_memory import ShardMemory
+from valuetide.streams.sorting_out import dead_letters, strays
+from valuetide.streams.store import (
+    Commit,
+    CommitRefusedError,
+    ShardRecord,
+    StateStore,
+    StoreUnavailableError,
+)
 
 log = structlog.get_logger(__name__)
 
-REROUTED_HEADER = "valuetide-rerouted"
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
 MONTH_WIDTH = 6
 QUEUED_CHUNKS_HIGH = 8
 """Chunks that wait in a shard before the transport stops fetching for it."""
+
+READ_SECONDS = 10.0
+"""A shard's record is read within this time, or Redis counts as away."""
+
+FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.05, 2.0
+"""Wait before starting again; it doubles with every failure that no commit lies between."""
 
 
 class Sender(Protocol):
@@ -108,17 +113,10 @@ class _Step:
     commit: Commit
     keys: list[bytes]
     messages: list[bytes]
-    others: list[Outgoing]
+    others: list[tuple[int, Outgoing]]
+    counts: dict[str, int]
+    rejected: list[str]
     produced_at_ms: NDArray[np.float64]
-
-
-def settings_mark(settings: Settings) -> str:
-    """Give the settings that a state depends on; a state is only good for one such text."""
-    words = settings.vocabulary
-    return (
-        f"partitions={settings.partitions} half_life_days={settings.half_life_days:g} "
-        f"base_currency={words.base_currency} minor_digits={words.minor_digits}"
-    )
 
 
 class Shard:
@@ -136,6 +134,8 @@ class Shard:
         Called once when the shard cannot go on; the worker then stops.
     memory_limit
         Gives how many customers the shard may hold in memory.
+    next_epoch
+        Gives an epoch that no chunk of this process has had yet.
     """
 
     def __init__(
@@ -145,16 +145,19 @@ class Shard:
         flow: Flow,
         on_fault: Callable[[BaseException], None],
         memory_limit: Callable[[], int],
+        next_epoch: Callable[[], int],
     ) -> None:
         self.partition = partition
-        self.epoch = 0
+        self.epoch = next_epoch()
         self.committed: dict[Role, int] = dict.fromkeys(INPUTS, 0)
-        self.positions: dict[Role, int] = dict.fromkeys(INPUTS, 0)
-        self.max_event_at = 0
         self._services = services
         self._flow = flow
         self._on_fault = on_fault
         self._memory_limit = memory_limit
+        self._next_epoch = next_epoch
+        # Dead letters and re-published events that were acknowledged, by role and offset, while
+        # their commit has failed: they need not be sent again.
+        self._delivered: set[tuple[Role, int]] = set()
         self._queue: deque[Chunk] = deque()
         self._wake = asyncio.Event()
         self._paused = False
@@ -164,12 +167,15 @@ class Shard:
         self._last_made: asyncio.Event | None = None
         self._worker: asyncio.Task[None] | None = None
         self._failure: BaseException | None = None
+        self._failing_since: float | None = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
         self._busy = False
         self._quiet = asyncio.Event()
         self._roles: dict[str, Role] = {
             getattr(services.settings.topics, role): role for role in INPUTS
         }
         self._load(ShardRecord())
+        self._made = 0
 
     # -- life ---------------------------------------------------------------------------------
 
@@ -183,11 +189,25 @@ class Shard:
         FaultError
             When the state was made with other settings.
         """
-        record = await self._services.store.read_shard(self.partition)
-        if (record.sequence, record.writer) != (self._sequence, self._services.writer):
+        record = await self._read_record()
+        if (record.sequence, record.writer) != (self._memory.sequence, self._memory.writer):
             self._load(record)
         self._failure = None
+        self._made_progress(self._memory.sequence)
         self._worker = asyncio.create_task(self._work(), name=f"shard-{self.partition}")
+
+    async def _read_record(self) -> ShardRecord:
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                return await self._services.store.read_shard(self.partition)
+        except TimeoutError:
+            raise StoreUnavailableError(f"Redis: no answer within {READ_SECONDS:g} s") from None
+
+    def reposition(self) -> None:
+        """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""
+        self.epoch = self._next_epoch()
+        self._queue.clear()
+        self._resume()
 
     async def close(self, timeout_seconds: float) -> bool:
         """Finish and commit the chunk in hand and those in flight; forget the queued ones.
@@ -203,11 +223,12 @@ class Shard:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wait_quiet(), timeout_seconds)
         clean = not self._busy and not self._steps and self._failure is None
-        await self._abandon()
+        # The worker goes first: it might start another step while those in flight are dropped.
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
             self._worker = None
+        await self._abandon()
         if not clean:
             self._load(ShardRecord())
         return clean
@@ -215,12 +236,17 @@ class Shard:
     @property
     def sequence(self) -> int:
         """Number of the last commit that was started."""
-        return self._sequence
+        return self._memory.sequence
+
+    @property
+    def positions(self) -> dict[Role, int]:
+        """By role the offset of the next event to read."""
+        return self._memory.positions
 
     @property
     def in_memory(self) -> int:
         """Number of customers held in memory."""
-        return len(self._customers)
+        return len(self._memory)
 
     @property
     def idle(self) -> bool:
@@ -256,6 +282,8 @@ class Shard:
             except TransientError as error:
                 self._failure = error
             except Exception as error:
+                # Memory may be ahead of what will ever be committed: close() must not keep it.
+                self._failure = error
                 self._on_fault(error)
                 return
             finally:
@@ -297,34 +325,47 @@ class Shard:
         log.warning(
             "shard starts again from its last commit", partition=self.partition, why=str(failure)
         )
-        give_up = time.monotonic() + settings.retry_seconds
-        delay = 0.05
+        now = time.monotonic()
+        if self._failing_since is None:
+            self._failing_since = now
+        give_up = self._failing_since + settings.retry_seconds
+        delay = self._retry_seconds
+        self._retry_seconds = min(delay * 2, MOST_RETRY_SECONDS)
         if isinstance(failure, CommitRefusedError):
             # Someone else owns the shard, most likely: leave the group time to tell us.
-            delay = 2 * settings.heartbeat_seconds
-        elif failure is not None and not isinstance(failure, TransientError):
+            delay = max(delay, 2 * settings.heartbeat_seconds)
+        elif failure is not None and (not isinstance(failure, TransientError) or now > give_up):
             self._on_fault(failure)
             return False
         await self._abandon()
         while True:
             await asyncio.sleep(delay)
             try:
-                record = await self._services.store.read_shard(self.partition)
+                record = await self._read_record()
+                if record.sequence != self._made:
+                    self._made_progress(record.sequence)
                 self._load(record)
-                self.epoch += 1
+                # What came while we waited was fetched beyond the positions that we go back to.
+                self.reposition()
                 await self._flow.rewind(self.partition, dict(self.positions), self.epoch)
             except TransientError as error:
                 if time.monotonic() > give_up:
                     self._on_fault(error)
                     return False
-                delay = min(delay * 2, 2.0)
-            except FaultError as error:
+                delay = min(delay * 2, MOST_RETRY_SECONDS)
+            except Exception as error:
                 self._on_fault(error)
                 return False
             else:
                 self._failure = None
-                log.info("shard goes on", partition=self.partition, sequence=self._sequence)
+                log.info("shard goes on", partition=self.partition, sequence=self.sequence)
                 return True
+
+    def _made_progress(self, sequence: int) -> None:
+        """Note that the store is at this commit, so that the next failure is a first one."""
+        self._made = sequence
+        self._failing_since = None
+        self._retry_seconds = FIRST_RETRY_SECONDS
 
     async def _abandon(self) -> None:
         """Drop queued chunks and tasks in flight."""
@@ -336,40 +377,14 @@ class Shard:
         self._last_sent = self._last_made = None
 
     def _load(self, record: ShardRecord) -> None:
-        settings = self._services.settings
-        mark = settings_mark(settings)
-        if record.sequence and record.fields.get("settings") != mark:
-            raise FaultError(
-                f"partition {self.partition}: the state in Redis was made with "
-                f"{record.fields.get('settings')}, the settings say {mark}. Put the settings back, "
-                "or use another key_prefix and group to start afresh."
-            )
-        fields = record.fields
-        self._sequence = record.sequence
-        self.positions = {role: int(fields.get(f"offset:{role}", 0)) for role in INPUTS}
-        self.committed = dict(self.positions)
-        self.max_event_at = int(fields.get("max_event_at", 0))
-        self._counters = {
-            name: int(fields.get(name, 0))
-            for name in (
-                *(f"count:{role}:{outcome}" for role in INPUTS for outcome in OUTCOMES),
-                *(f"total:{name}" for name in ("customers", *TOTALS)),
-                "unmatched",
-            )
-        }
-        self._months = {
-            month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
-        }
-        self._customers = Customers(settings.half_life_days)
-        # Per row: the totals and rank values that the last score had.
-        self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
-        self._ranks: NDArray[np.float64] = np.zeros((len(RANKED), 0), np.float64)
-        self._floors: dict[str, float] = {}
+        services = self._services
+        self._memory = ShardMemory(self.partition, services.settings, services.writer, record)
+        self.committed = dict(self._memory.positions)
 
     # -- one chunk ----------------------------------------------------------------------------
 
     async def _prepare(self, chunk: Chunk) -> _Step | None:
-        metrics, settings = self._services.metrics, self._services.settings
+        metrics = self._services.metrics
         role = self._roles[chunk.topic]
         records = self._unread(role, chunk)
         if not records:
@@ -380,135 +395,104 @@ class Shard:
         )
         metrics.stage("decode", started)
 
-        others: list[Outgoing] = []
+        others: list[tuple[int, Outgoing]] = []
         rejections = list(decoded.rejections)
         started = time.perf_counter()
         decoded = await self._resolve(chunk, records, decoded, others, rejections)
         metrics.stage("load", started)
 
+        memory = self._memory
         started = time.perf_counter()
-        index = self._customers.index
-        rows = np.fromiter((index[c] for c in decoded.customer), np.intp, len(decoded.customer))
-        folded = fold(self._customers, _batch(role, decoded, rows))
-        if len(decoded.at):
-            self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
+        folded = memory.fold(role, decoded)
         metrics.stage("fold", started)
 
         started = time.perf_counter()
-        now = self._services.clock.now_ms(self.max_event_at)
-        value = self._value(folded.rows, now)
-        out = score_rows(value, now, settings.vocabulary.minor_digits)
-        top = self._rank(folded.rows, value, now)
-        self._total(folded.rows, value)
+        scored = memory.score(folded.rows, self._services.clock.now_ms(memory.max_event_at))
         metrics.stage("score", started)
 
         started = time.perf_counter()
-        ids = [self._customers.ids[row] for row in folded.rows.tolist()]
-        messages = score_messages(ids, out)
-        states = self._customers.pack(folded.rows)
-        metrics.stage("encode", started)
-
-        rejected_at = datetime.fromtimestamp(self._services.clock.wall(), UTC).isoformat()
-        for rejection in rejections:
-            others.append(
-                self._dead_letter(chunk, records[rejection.index], rejection, rejected_at)
-            )
-            metrics.dead_letters.labels(rejection.field).inc()
-        rerouted = len(others) - len(rejections)
+        rerouted = len(others)
+        topic = self._services.settings.topics.dead_letters
+        rejected_at = datetime.fromtimestamp(self._services.clock.wall(), UTC)
+        others += dead_letters(topic, chunk, records, rejections, rejected_at)
         counts = {
             "folded": int(folded.accepted.sum()),
             "duplicate": int((~folded.accepted).sum()),
             "dead_letter": len(rejections),
             "rerouted": rerouted,
         }
-        for outcome, count in counts.items():
-            self._counters[f"count:{role}:{outcome}"] += count
-            metrics.events.labels(chunk.topic, outcome).inc(count)
-        self._counters["unmatched"] += folded.unmatched
-        metrics.batch_events.labels(chunk.topic).observe(len(records))
-        months = self._sum_months(role, decoded, folded)
-        self._sequence += 1
-        commit = Commit(
-            partition=self.partition,
-            sequence=self._sequence,
-            writer=self._services.writer,
-            fields={
-                **{f"offset:{name}": offset for name, offset in self.positions.items()},
-                "max_event_at": self.max_event_at,
-                "settings": settings_mark(settings),
-                **self._counters,
-            },
-            months=months,
-            ids=ids,
-            states=states,
-            rows=out,
-            top=top,
-        )
-        return _Step(
+        memory.count(role, counts)
+        step = _Step(
             role=role,
-            commit=commit,
-            keys=[customer.encode() for customer in ids],
-            messages=messages,
+            commit=memory.commit(scored, memory.sum_months(role, decoded, folded)),
+            keys=[customer.encode() for customer in scored.ids],
+            messages=score_messages(scored.ids, scored.fields),
             others=others,
+            counts=counts,
+            rejected=[rejection.field for rejection in rejections],
             produced_at_ms=np.fromiter((r.timestamp for r in records), np.float64, len(records)),
         )
+        metrics.stage("encode", started)
+        return step
 
     def _unread(self, role: Role, chunk: Chunk) -> Sequence[Record]:
         """Give the records that were not folded yet, and count them as read."""
-        position = self.positions[role]
+        positions = self._memory.positions
+        position = positions[role]
         records = chunk.records
-        if records[0].offset < position:
+        if records[0].offset < position and self._reset(role, chunk):
+            position = records[0].offset
+        elif records[0].offset < position:
             records = [record for record in records if record.offset >= position]
         if records:
-            self.positions[role] = records[-1].offset + 1
+            positions[role] = records[-1].offset + 1
         return records
+
+    def _reset(self, role: Role, chunk: Chunk) -> bool:
+        """Tell whether the log was found to begin anew, or raise where that must not be.
+
+        A chunk of the current epoch was fetched from our position, so it begins below it only
+        where the position did not exist in the topic.
+        """
+        position, first = self.positions[role], chunk.records[0].offset
+        if chunk.records[-1].offset >= position:
+            return False  # a batch that reaches across the position
+        if self._services.settings.lost_positions == "earliest":
+            log.warning(
+                "the topic was made anew: reading from its beginning",
+                topic=chunk.topic,
+                partition=self.partition,
+                position=position,
+                first=first,
+            )
+            return True
+        raise lost_position(chunk.topic, self.partition, position)
 
     async def _resolve(
         self,
         chunk: Chunk,
         records: Sequence[Record],
         decoded: Decoded,
-        others: list[Outgoing],
+        others: list[tuple[int, Outgoing]],
         rejections: list[Rejection],
     ) -> Decoded:
         """Make sure that every event's customer has a row; send away those of other shards."""
-        index = self._customers.index
-        unknown = [c for c in dict.fromkeys(decoded.customer) if c not in index]
+        unknown = self._memory.unknown(decoded.customer)
         if not unknown:
             return decoded
         partitions = self._services.settings.partitions
         elsewhere = {c: p for c in unknown if (p := partition_of(c, partitions)) != self.partition}
         if elsewhere:
-            keep = np.ones(len(decoded.customer), np.bool_)
-            for i, customer in enumerate(decoded.customer):
-                if customer not in elsewhere:
-                    continue
-                keep[i] = False
-                at = int(decoded.index[i])
-                headers = dict(records[at].headers)
-                if REROUTED_HEADER in headers:
-                    reason = (
-                        f"customer_id: belongs in partition {elsewhere[customer]}, and was already "
-                        "re-published once; do all topics have the same number of partitions?"
-                    )
-                    rejections.append(Rejection(at, "customer_id", reason))
-                    continue
-                source = f"{chunk.topic}/{chunk.partition}/{records[at].offset}"
-                others.append(
-                    Outgoing(
-                        chunk.topic,
-                        elsewhere[customer],
-                        customer.encode(),
-                        records[at].value,
-                        (*records[at].headers, (REROUTED_HEADER, source.encode())),
-                    )
-                )
-            decoded = decoded.take(keep)
+            sent_on, refused = strays(chunk, records, decoded, elsewhere)
+            others += sent_on
+            rejections += refused
+            decoded = decoded.take(np.array([c not in elsewhere for c in decoded.customer], bool))
             unknown = [customer for customer in unknown if customer not in elsewhere]
         if self.in_memory > self._memory_limit():
             await self._forget_customers()
-            unknown = list(dict.fromkeys(decoded.customer))
-        await self._read_customers(unknown)
+            unknown = self._memory.unknown(decoded.customer)
+        states = await self._services.store.read_states(self.partition, unknown)
+        self._memory.add_customers(unknown, states)
         return decoded
 
     async def _forget_customers(self) -> None:
@@ -517,84 +501,7 @@ class Shard:
             await asyncio.wait(self._steps)
         if self._failure is not None:
             raise self._failure
-        self._customers = Customers(self._services.settings.half_life_days)
-        self._scored = np.zeros((len(TOTALS), 0), np.int64)
-        self._ranks = np.zeros((len(RANKED), 0), np.float64)
-
-    async def _read_customers(self, ids: list[str]) -> None:
-        states = await self._services.store.read_states(self.partition, ids)
-        try:
-            rows = self._customers.add(ids, states)
-        except ValueError as error:
-            raise FaultError(
-                f"partition {self.partition}: a customer's state in Redis cannot be read: {error}"
-            ) from error
-        self._counters["total:customers"] += states.count(None)
-        value = self._value(rows, 0)
-        self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
-        settings = self._services.settings
-        ranks = rank_values(value, 0, settings.half_life_days, settings.vocabulary.minor_digits)
-        self._ranks = np.concatenate([self._ranks, ranks], axis=1)
-
-    def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
-        words = self._services.settings.vocabulary
-        return current_value(
-            self._customers, rows, now_ms, minor_digits=words.minor_digits, bands=words.rfm
-        )
-
-    def _rank(
-        self, rows: NDArray[np.intp], value: CurrentValue, now_ms: int
-    ) -> dict[str, list[tuple[float, str]]]:
-        """Give the customers that may be among the best, and those that may have ceased to be."""
-        settings = self._services.settings
-        ranks = rank_values(
-            value, now_ms, settings.half_life_days, settings.vocabulary.minor_digits
-        )
-        before = self._ranks[:, rows]
-        self._ranks[:, rows] = ranks
-        top: dict[str, list[tuple[float, str]]] = {}
-        ids = self._customers.ids
-        for i, name in enumerate(RANKED):
-            # The floor is that of the last commit that has answered. It falls only when a ranked
-            # customer does; what is missed then lies far below the places that are shown.
-            floor = self._floors.get(name, -np.inf)
-            offered = np.flatnonzero((ranks[i] > floor) | (before[i] >= floor))
-            top[name] = [(float(ranks[i, k]), ids[rows[k]]) for k in offered.tolist()]
-        return top
-
-    def _total(self, rows: NDArray[np.intp], value: CurrentValue) -> None:
-        now = _totals(value)
-        change = (now - self._scored[:, rows]).sum(axis=1)
-        self._scored[:, rows] = now
-        for name, delta in zip(TOTALS, change.tolist(), strict=True):
-            self._counters[f"total:{name}"] += delta
-
-    def _sum_months(self, role: Role, decoded: Decoded, folded: Folded) -> dict[str, str]:
-        if role != "orders" or not folded.accepted.any():
-            return {}
-        new = folded.accepted
-        sums = month_sums(decoded.at[new], decoded.kind[new], decoded.amount[new])
-        for month, values in sums.items():
-            self._months[month] = self._months.get(month, np.zeros(MONTH_WIDTH, np.int64)) + values
-        return {month: " ".join(map(str, self._months[month].tolist())) for month in sums}
-
-    def _dead_letter(
-        self, chunk: Chunk, record: Record, rejection: Rejection, rejected_at: str
-    ) -> Outgoing:
-        headers = {
-            "reason": rejection.reason,
-            "source_topic": chunk.topic,
-            "source_partition": str(chunk.partition),
-            "source_offset": str(record.offset),
-            "rejected_at": rejected_at,
-        }
-        return Outgoing(
-            self._services.settings.topics.dead_letters,
-            self.partition,
-            record.key,
-            record.value,
-            tuple((name, text.encode()) for name, text in headers.items()),
-        )
+        self._memory.forget_customers()
 
     # -- publish and commit -------------------------------------------------------------------
 
@@ -621,11 +528,14 @@ class Shard:
         if sent_before is not None:
             await sent_before.wait()
         started = time.perf_counter()
+        others = {(step.role, offset): message for offset, message in step.others}
+        due = [message for source, message in others.items() if source not in self._delivered]
         delivery = await self._services.sender.send(
-            topic, self.partition, step.keys, step.messages, step.others
+            topic, self.partition, step.keys, step.messages, due
         )
         sent.set()
         await delivery.wait()
+        self._delivered.update(others)
         metrics.stage("publish", started)
         if made_before is not None:
             await made_before.wait()
@@ -639,15 +549,28 @@ class Shard:
             metrics.commits.labels("failed").inc()
             raise
         made.set()
+        self._delivered.difference_update(others)
+        self._made_progress(step.commit.sequence)
+        self._measure(step)
         metrics.commit_seconds.observe(time.perf_counter() - started)
+        self.committed = {role: int(step.commit.fields[f"offset:{role}"]) for role in INPUTS}
+        self._memory.floors = floors
+
+    def _measure(self, step: _Step) -> None:
+        """Count what is committed now; what is done again after a failure counts once."""
+        metrics = self._services.metrics
+        topic = getattr(self._services.settings.topics, step.role)
         metrics.commits.labels("committed").inc()
+        for outcome, count in step.counts.items():
+            metrics.events.labels(topic, outcome).inc(count)
+        for field in step.rejected:
+            metrics.dead_letters.labels(field).inc()
+        metrics.batch_events.labels(topic).observe(len(step.produced_at_ms))
         wall = self._services.clock.wall_ms()
         metrics.event_delay.observe_many((wall - step.produced_at_ms) / 1000.0)
         metrics.watermark(
             self.partition, wall / 1000.0 - int(step.commit.fields["max_event_at"]) / 1000.0
         )
-        self.committed = {role: int(step.commit.fields[f"offset:{role}"]) for role in INPUTS}
-        self._floors = floors
 
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._steps.discard(task)
@@ -664,23 +587,11 @@ class Shard:
             self._wake.set()
 
 
-def _totals(value: CurrentValue) -> NDArray[np.int64]:
-    return np.stack([getattr(value, name) for name in TOTALS])
-
-
-def _batch(
-    role: Role, decoded: Decoded, row: NDArray[np.intp]
-) -> OrderBatch | InteractionBatch | FeedbackBatch:
-    if role == "orders":
-        return OrderBatch(
-            row=row,
-            event=decoded.event,
-            kind=decoded.kind,
-            order=decoded.order,
-            at=decoded.at,
-            amount=decoded.amount,
-            cost=decoded.cost,
-        )
-    if role == "interactions":
-        return InteractionBatch(row=row, event=decoded.event, at=decoded.at, cost=decoded.cost)
-    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at)
+def lost_position(topic: str, partition: int, position: int) -> FaultError:
+    """Give the error for a position that the topic does not have."""
+    return FaultError(
+        f"topic {topic}, partition {partition}: there is nothing at offset {position}, where the "
+        "state in Redis goes on. Events were deleted by retention before they were read, or the "
+        "topic was made anew. Put the topic back, or accept the loss and go on from the oldest "
+        "event there with VALUETIDE_LOST_POSITIONS=earliest."
+    )

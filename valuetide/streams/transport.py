@@ -16,28 +16,43 @@ Faust loads the driver by the name ``valuetide`` from the ``faust.transports`` e
 """
 
 import asyncio
+import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import aiokafka
+import mode.threads
 import structlog
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
 from aiokafka.structs import TopicPartition as AioTopicPartition
 from faust.transport.drivers import aiokafka as faust_driver
 from faust.types import TP, ConsumerMessage
 
+from valuetide.schemas.errors import TransientError
 from valuetide.streams.chunk import Chunk
+from valuetide.streams.connections import broker_arguments
+from valuetide.streams.shard import lost_position
 
 log = structlog.get_logger(__name__)
 
 FETCH_MAX_BYTES = 16 * 1024 * 1024
+REQUEST_TIMEOUT_MS = 30_000
+HELD_BACK_SECONDS = 0.01
+CHECK_SECONDS = 1.0
+FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.1, 2.0
+STOP_SECONDS = 5.0
 
 
 class Positions(Protocol):
     """What the transport needs of the engine."""
+
+    async def wait_until_assigned(self) -> None:
+        """Wait while a rebalance is under way."""
+        ...
 
     async def open_shards(self, assigned: set[TP]) -> dict[TP, tuple[int, int]]:
         """Give for each partition the offset to read from and the epoch of its chunks."""
@@ -71,6 +86,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._epochs: dict[Any, int] = defaultdict(int)
+        self._check_due = 0.0
 
     @property
     def _engine(self) -> Positions:
@@ -80,20 +96,20 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         conf = self.app.conf
         settings = cast("Any", self.app).settings
         self._assignor = RangePartitionAssignor
-        auth = faust_driver.credentials_to_aiokafka_auth(conf.broker_credentials, conf.ssl_context)
         return aiokafka.AIOKafkaConsumer(
             client_id=conf.broker_client_id,
             group_id=conf.id,
-            bootstrap_servers=faust_driver.server_list(transport.url, transport.default_port),
             partition_assignment_strategy=[RangePartitionAssignor],
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            # Every position comes from the state. One that the topic does not have is a fault,
+            # unless the settings accept the loss.
+            auto_offset_reset="earliest" if settings.lost_positions == "earliest" else "none",
             max_poll_records=settings.max_batch_events,
             max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_bytes=FETCH_MAX_BYTES,
             fetch_max_wait_ms=settings.fetch_max_wait_ms,
-            request_timeout_ms=int(conf.broker_request_timeout * 1000),
+            request_timeout_ms=REQUEST_TIMEOUT_MS,
             check_crcs=conf.broker_check_crcs,
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
@@ -101,7 +117,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             isolation_level="read_committed",
-            **auth,
+            **broker_arguments(settings),
         )
 
     async def _fetch_records(
@@ -111,9 +127,21 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> Any:
-        records = await super()._fetch_records(
-            consumer, active_partitions, timeout=timeout, max_records=max_records
-        )
+        fetched = set(active_partitions) - cast("Consumer", self.consumer).held_back
+        if not fetched:
+            await asyncio.sleep(HELD_BACK_SECONDS)
+            return {}
+        try:
+            records = await super()._fetch_records(
+                consumer, fetched, timeout=timeout, max_records=max_records
+            )
+        except NoOffsetForPartitionError:
+            return {}  # assigned, but not yet set to its position
+        except OffsetOutOfRangeError as error:
+            place, offset = next(iter(error.args[0].items()))
+            self._fail(lost_position(place.topic, place.partition, offset))
+            return {}
+        self._check_positions(consumer)
         # No other coroutine of this thread runs between the fetch and this line, so the epoch is
         # that of the position that the records were fetched from.
         return {
@@ -121,15 +149,74 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             for tp, batch in records.items()
         }
 
+    def _check_positions(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
+        """Make sure that no position lies beyond the end of its partition.
+
+        Apache Kafka answers such a fetch with an error; the embedded broker says nothing.
+        """
+        now = time.monotonic()
+        if now < self._check_due:
+            return
+        self._check_due = now + CHECK_SECONDS
+        assignment = consumer._subscription.subscription.assignment
+        for place in assignment.tps if assignment is not None else ():
+            state = assignment.state_value(place)
+            if state.has_valid_position and (state.highwater or state.position) < state.position:
+                self._fail(lost_position(place.topic, place.partition, state.position))
+
+    def _fail(self, error: Exception) -> None:
+        """Tell the application, which lives in another thread, that we cannot go on."""
+        self.app.loop.call_soon_threadsafe(cast("Any", self.app).on_fault, error)
+
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Seek to the positions that are stored with the state."""
-        positions = await self._engine.open_shards(self.assignment())
+        positions = await self._open_shards()
         await self.call_thread(self._set_positions, positions)
         return {tp: offset for tp, (offset, _) in positions.items()}
+
+    async def _open_shards(self) -> dict[TP, tuple[int, int]]:
+        """Open the shards of the assignment; what goes wrong is the worker's fault, not Faust's.
+
+        Faust would end its rebalance on an error, and the worker would go on without shards.
+        """
+        app = cast("Any", self.app)
+        give_up = time.monotonic() + app.settings.retry_seconds
+        delay = FIRST_RETRY_SECONDS
+        while True:
+            await self._engine.wait_until_assigned()
+            try:
+                return await self._engine.open_shards(self.assignment())
+            except TransientError as error:
+                log.warning("shards cannot be opened yet", why=str(error))
+                if time.monotonic() > give_up:
+                    app.on_fault(error)
+                    return {}
+                await asyncio.sleep(delay)
+                delay = min(2 * delay, MOST_RETRY_SECONDS)
+            except Exception as error:
+                app.on_fault(error)
+                return {}
 
     async def set_positions(self, positions: dict[TP, tuple[int, int]]) -> None:
         """Set offset and epoch of partitions, those that are still assigned."""
         await self.call_thread(self._set_positions, positions)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to a broker."""
+        if self._consumer is None:
+            return False
+        return any(c.connected() for c in list(self._consumer._client._conns.values()))
+
+    async def on_thread_stop(self) -> None:
+        """Stop the client; one whose broker is away would take a minute."""
+        await mode.threads.QueueServiceThread.on_thread_stop(self)
+        if self._consumer is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._consumer.stop(), STOP_SECONDS)
+
+    def close(self) -> None:
+        """Do nothing: Faust would close the client in the wrong event loop; its thread does."""
 
     async def _set_positions(self, positions: dict[TP, tuple[int, int]]) -> None:
         consumer = self._ensure_consumer()
@@ -165,6 +252,13 @@ class Consumer(faust_driver.Consumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._read_offset = _NoReadOffsets()
+        self.held_back: set[TP] = set()
+        """Partitions whose shard has enough to do; nothing is fetched for them."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection to a broker."""
+        return cast("ConsumerThread", self._thread).connected
 
     def _new_consumer_thread(self) -> ConsumerThread:
         return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
@@ -212,8 +306,16 @@ class Consumer(faust_driver.Consumer):
         """Do nothing: Faust's check relies on its own bookkeeping, which is off."""
 
 
+class Producer(faust_driver.Producer):
+    """Faust's own producer, let in by the same doors."""
+
+    def _settings_auth(self) -> Mapping[str, Any]:
+        return broker_arguments(cast("Any", self.app).settings)
+
+
 class Transport(faust_driver.Transport):
     """Kafka by aiokafka, in chunks."""
 
     Consumer = Consumer
+    Producer = Producer
     driver_version = f"aiokafka={aiokafka.__version__}, in chunks"

@@ -3,17 +3,28 @@
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable
 
 import structlog
+from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from valuetide.schemas.errors import FaultError
-from valuetide.streams.admin import admin_client, check_topics, topic_states
+from valuetide.streams.admin import (
+    BrokerAwayError,
+    admin_client,
+    check_group,
+    check_topics,
+    topic_states,
+)
 from valuetide.streams.app import App
 from valuetide.streams.http import HttpServer
+from valuetide.streams.knock import knock_at_redis
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
+
+WATCH_SECONDS = 0.5
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +43,7 @@ class Worker:
         self._app: App | None = None
         self._stopping = False
         self._stop = asyncio.Event()
+        self._connected = True
         self.http_address = ""
 
     async def run(self, on_ready: Callable[["Worker"], None] | None = None) -> None:
@@ -46,41 +58,68 @@ class Worker:
         ------
         BrokerAwayError, StoreUnavailableError
             When a server is away at the start, or for longer than ``retry_seconds``.
+        DoorShutError
+            When a server refuses us at the start.
         FaultError
             When topics, settings or state do not fit.
         """
         settings = self.settings
         await asyncio.to_thread(self._check_topics)
         async with Reader(settings) as reader:
-            await reader.ping()
+            await knock_at_redis(settings)
             self._app = app = App(settings)
             http = HttpServer(settings, self, reader)
             await http.start()
             self.http_address = http.address
             log.info("http interface", address=http.address)
             app.finalize()
-            tasks = [
-                asyncio.create_task(app.start()),
-                asyncio.create_task(app.wait_for_fault()),
-                asyncio.create_task(self._stop.wait()),
-                asyncio.create_task(self._announce(app, on_ready)),
-            ]
-            start = tasks[0]
             try:
-                await start
-                await asyncio.wait(tasks[1:3], return_when=asyncio.FIRST_COMPLETED)
+                await self._run_app(app, on_ready)
             finally:
-                self._stopping = True
-                log.info("worker finishes what is in hand")
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-                with contextlib.suppress(asyncio.CancelledError):
-                    await app.stop()
                 await http.stop()
         if app.fault is not None:
             raise app.fault
         log.info("worker stopped")
+
+    async def _run_app(self, app: App, on_ready: Callable[["Worker"], None] | None) -> None:
+        """Run the application until it is told to stop or cannot go on; then stop it."""
+        start = asyncio.create_task(app.start())
+        ends = [
+            asyncio.create_task(app.wait_for_fault()),
+            asyncio.create_task(self._stop.wait()),
+        ]
+        others = [
+            asyncio.create_task(self._announce(app, on_ready)),
+            asyncio.create_task(self._watch_broker(app)),
+        ]
+        try:
+            await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
+            if start.done():
+                _started(start, self.settings)
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._stopping = True
+            log.info("worker finishes what is in hand")
+            for task in (start, *ends, *others):
+                task.cancel()
+            await asyncio.gather(start, *ends, *others, return_exceptions=True)
+            with contextlib.suppress(asyncio.CancelledError):
+                await app.stop()
+
+    async def _watch_broker(self, app: App) -> None:
+        """Stop the worker when no broker has been there for ``retry_seconds``."""
+        limit = self.settings.retry_seconds
+        await app.assigned.wait()
+        since = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            self._connected = app.connected
+            if self._connected:
+                since = time.monotonic()
+            elif time.monotonic() - since > limit:
+                broker = self.settings.broker
+                app.on_fault(BrokerAwayError(f"no Kafka broker at {broker} for {limit:g} s"))
+                return
 
     def stop(self) -> None:
         """Ask the worker to finish what is in hand and to end."""
@@ -95,6 +134,7 @@ class Worker:
     def _check_topics(self) -> None:
         with admin_client(self.settings) as client:
             check_topics(topic_states(client, self.settings))
+            check_group(client, self.settings)
 
     async def _announce(self, app: App, on_ready: Callable[["Worker"], None] | None) -> None:
         await app.assigned.wait()
@@ -121,6 +161,8 @@ class Worker:
             why = "waiting for partitions"
         elif app.rebalancing:
             why = "rebalancing"
+        elif not self._connected:
+            why = "no connection to a broker"
         state: dict[str, object] = {"ready": not why}
         if why:
             return state | {"why": why}
@@ -133,3 +175,12 @@ class Worker:
         if self._app.has_engine:
             self._app.engine.measure()
         return self._app.metrics.registry
+
+
+def _started(start: "asyncio.Task[object]", settings: Settings) -> None:
+    """Raise what kept the application from starting, in our words."""
+    error = start.exception()
+    if isinstance(error, KafkaError):
+        raise BrokerAwayError(f"Kafka at {settings.broker}: {error}") from error
+    if error is not None:
+        raise error

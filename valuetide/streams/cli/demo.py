@@ -24,6 +24,10 @@ def demo(live: bool, as_json: bool) -> None:
     prints a summary. Exit code 1 where anything differs. Needs the extra `demo`.
 
     With --live everything stays up, and the lines to use it from another terminal are printed.
+
+    \b
+    valuetide demo --live
+    valuetide demo --json | jq .events_per_second
     """
     from rich.console import Console
 

@@ -16,6 +16,10 @@ def doctor(as_json: bool) -> None:
 
     Exit code 1 where something is wrong that keeps a worker from working rightly; warnings are
     about what could be better.
+
+    \b
+    valuetide doctor
+    valuetide doctor --json | jq '.[] | select(.state != "ok")'
     """
     from valuetide.streams.doctor import examine
     from valuetide.streams.settings import load_settings

@@ -17,6 +17,10 @@ def worker(http_port: int | None) -> None:
     \b
     It serves /healthz, /readyz, /metrics, /customers/{id} and /top on http_host:http_port.
 
+    \b
+    valuetide worker
+    valuetide worker --http-port 8089      a second one on the same machine
+
     Exit codes: 0 stopped in good order, 1 a server was away for longer than retry_seconds or
     something is wrong that only a person can mend; the last line says what.
     """

@@ -16,6 +16,8 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from valuetide.schemas.errors import FaultError
+from valuetide.streams import knock
+from valuetide.streams.connections import broker_arguments
 from valuetide.streams.replay.batches import Batches, PartitionSent
 from valuetide.streams.replay.errors import BrokerAwayError
 from valuetide.streams.replay.event import Role, SourceEvent
@@ -123,11 +125,11 @@ async def send(
     BrokerAwayError
         When the broker cannot be reached or stops acknowledging.
     FaultError
-        When the topic does not exist, or the broker refuses an event for good.
+        When the topic does not exist, or the broker refuses us, or an event for good.
     """
     away = max(1.0, min(AWAY_SECONDS, settings.retry_seconds))
     producer = AIOKafkaProducer(
-        bootstrap_servers=settings.broker.split(","),
+        **broker_arguments(settings),
         client_id="valuetide-replay",
         acks="all",
         max_batch_size=BATCH_BYTES,
@@ -136,8 +138,13 @@ async def send(
     name: str = getattr(settings.topics, topic)
     try:
         try:
+            await knock.knock_at_broker(settings)
             await producer.start()
             cluster = await producer.client.fetch_all_metadata()
+        except knock.BrokerAwayError as error:
+            raise BrokerAwayError(
+                f"the broker {settings.broker} cannot be reached: {error}"
+            ) from error
         except (KafkaError, OSError) as error:
             raise BrokerAwayError(
                 f"the broker {settings.broker} cannot be reached; is it running,"

@@ -51,7 +51,7 @@ class Commit:
     sequence
         Number that this commit gets; the shard must be at ``sequence - 1``.
     writer
-        Who commits, unique per worker process.
+        Who commits, unique for each time that a worker has read the shard's record.
     fields, months
         Entries of :class:`ShardRecord` to set; others stay.
     ids

@@ -13,6 +13,7 @@ no value is longer than ``hash-max-listpack-value`` (64 bytes by default, less t
 state): set it to 1024, which saves more than half of the memory.
 """
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any, cast
@@ -28,6 +29,11 @@ from valuetide.streams.store.interface import (
     ShardRecord,
     StoreUnavailableError,
 )
+
+PIPELINE_COMMAND = re.compile(
+    r"^Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"](.*)['\"],\)|(.*))$", re.DOTALL
+)
+"""What redis-py puts before an error: the command with its keys, and so with customer ids."""
 
 READ_STATES = """
 local states = {}
@@ -58,13 +64,15 @@ def top_key(prefix: str, partition: int, field: str) -> str:
     return f"{prefix}:{{{partition}}}:top:{field}"
 
 
-def connect(url: str) -> "aioredis.Redis":
+def connect(url: str, **arguments: Any) -> "aioredis.Redis":
     """Make a client; it connects when it is first used.
 
     Parameters
     ----------
     url
         ``redis://[user:password@]host:port[/db]``, ``rediss://`` for TLS.
+    arguments
+        What ``streams.connections`` makes of the settings: credentials and TLS.
 
     Raises
     ------
@@ -73,7 +81,13 @@ def connect(url: str) -> "aioredis.Redis":
     """
     try:
         return aioredis.Redis.from_url(
-            url, socket_connect_timeout=5, socket_timeout=30, health_check_interval=30
+            url,
+            **{
+                "socket_connect_timeout": 5,
+                "socket_timeout": 30,
+                "health_check_interval": 30,
+                **arguments,
+            },
         )
     except ValueError as error:
         raise FaultError(
@@ -194,7 +208,16 @@ class mapped_errors:  # noqa: N801 - reads as a statement
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, redis_errors.RedisError):
+            error.args = (PIPELINE_COMMAND.sub(r"\1\2", str(error)), *error.args[1:])
         if isinstance(error, (redis_errors.AuthenticationError, redis_errors.NoPermissionError)):
-            raise FaultError(f"Redis refuses us: {error}. Check user and password.") from error
+            raise FaultError(
+                f"Redis refuses us: {error}. Check user, password and rights; docs/security.md "
+                "has the rights that are needed."
+            ) from error
+        if isinstance(error, redis_errors.ResponseError) and "ACL failure" in str(error):
+            raise FaultError(
+                f"Redis refuses us: {error}. Check the user's rights, see docs/security.md."
+            ) from error
         if isinstance(error, (redis_errors.RedisError, OSError)):
             raise StoreUnavailableError(f"Redis: {str(error) or type(error).__name__}") from error

@@ -1,0 +1,255 @@
+"""What a shard holds in memory: its customers, and the numbers of its record.
+
+All of it is as of the last event that was folded, which is ahead of what has been committed by the
+batches in flight. When one of those fails, the whole memory is dropped and read again.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from valuetide.schemas.errors import FaultError
+from valuetide.schemas.topics import INPUTS
+from valuetide.scoring.current_value import CurrentValue, current_value
+from valuetide.scoring.customers import Customers
+from valuetide.scoring.decay import LANDMARK_MS
+from valuetide.scoring.fold import FeedbackBatch, Folded, InteractionBatch, OrderBatch, fold
+from valuetide.streams.decode import Decoded, Role
+from valuetide.streams.records import RANKED, TOTALS, month_sums, rank_values, score_rows
+from valuetide.streams.settings import Settings
+from valuetide.streams.store import Commit, ShardRecord
+
+OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
+MONTH_WIDTH = 6
+
+
+def settings_mark(settings: Settings) -> str:
+    """Give the settings that a state depends on; a state is only good for one such text."""
+    words = settings.vocabulary
+    return (
+        f"partitions={settings.partitions} half_life_days={settings.half_life_days:g} "
+        f"base_currency={words.base_currency} minor_digits={words.minor_digits}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The customers that a batch changed, ``m``, with their new score fields and ranks."""
+
+    ids: list[str]
+    rows: NDArray[np.intp]
+    fields: list[tuple[Any, ...]]
+    top: dict[str, list[tuple[float, str]]]
+
+
+class ShardMemory:
+    """Customers and numbers of one shard.
+
+    Parameters
+    ----------
+    partition
+        The shard.
+    settings
+        The settings.
+    worker
+        Name of the worker.
+    record
+        What the store knows of the shard.
+
+    Raises
+    ------
+    FaultError
+        When the state was made with other settings, or cannot be read.
+    """
+
+    def __init__(
+        self, partition: int, settings: Settings, worker: str, record: ShardRecord
+    ) -> None:
+        mark = settings_mark(settings)
+        if record.sequence and record.fields.get("settings") != mark:
+            raise FaultError(
+                f"partition {partition}: the state in Redis was made with "
+                f"{record.fields.get('settings')}, the settings say {mark}. Put the settings back, "
+                "or use another key_prefix and group to start afresh."
+            )
+        self.partition = partition
+        self.sequence = record.sequence
+        self.floors: dict[str, float] = {}
+        """By ranked field the least value that is ranked, from the last commit's answer."""
+        # A commit of ours that was given up may still be on its way and be made after this: it must
+        # not be taken for the next one, which has its sequence but other content. So our name is
+        # new each time that we read.
+        self.writer = f"{worker}-{uuid.uuid4().hex[:8]}"
+        self._settings = settings
+        try:
+            self._load(record)
+        except ValueError as error:
+            raise FaultError(
+                f"partition {partition}: its record in Redis cannot be read: {error}"
+            ) from error
+        self.forget_customers()
+
+    def _load(self, record: ShardRecord) -> None:
+        fields = record.fields
+        self.positions = {role: int(fields.get(f"offset:{role}", 0)) for role in INPUTS}
+        self.max_event_at = int(fields.get("max_event_at", 0))
+        self.counters = {
+            name: int(fields.get(name, 0))
+            for name in (
+                *(f"count:{role}:{outcome}" for role in INPUTS for outcome in OUTCOMES),
+                *(f"total:{name}" for name in ("customers", *TOTALS)),
+                "unmatched",
+            )
+        }
+        self.months = {
+            month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
+        }
+
+    def __len__(self) -> int:
+        return len(self._customers)
+
+    def forget_customers(self) -> None:
+        """Drop all customers; they are added again when they are needed."""
+        self._customers = Customers(self._settings.half_life_days)
+        # Per row: the totals and rank values that the last score had.
+        self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
+        self._ranks: NDArray[np.float64] = np.zeros((len(RANKED), 0), np.float64)
+
+    def unknown(self, customers: Sequence[str]) -> list[str]:
+        """Give those of the customers that have no row, each once."""
+        index = self._customers.index
+        return [customer for customer in dict.fromkeys(customers) if customer not in index]
+
+    def add_customers(self, ids: list[str], states: list[bytes | None]) -> None:
+        """Give customers a row, from their packed state or, for ``None``, as new ones.
+
+        Raises
+        ------
+        FaultError
+            When a state cannot be read.
+        """
+        try:
+            rows = self._customers.add(ids, states)
+        except ValueError as error:
+            raise FaultError(
+                f"partition {self.partition}: a customer's state in Redis cannot be read: {error}"
+            ) from error
+        self.counters["total:customers"] += states.count(None)
+        # Any moment gives the same rank values, as long as its weight does not overflow.
+        value = self._value(rows, LANDMARK_MS)
+        self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
+        self._ranks = np.concatenate([self._ranks, self._rank_values(value, LANDMARK_MS)], axis=1)
+
+    def fold(self, role: Role, decoded: Decoded) -> Folded:
+        """Fold events, all of whose customers have a row, and count them."""
+        index = self._customers.index
+        rows = np.fromiter((index[c] for c in decoded.customer), np.intp, len(decoded.customer))
+        folded = fold(self._customers, _batch(role, decoded, rows))
+        if len(decoded.at):
+            self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
+        self.counters["unmatched"] += folded.unmatched
+        return folded
+
+    def score(self, rows: NDArray[np.intp], now_ms: int) -> Scored:
+        """Score customers for a moment, and bring totals and ranks up to date."""
+        value = self._value(rows, now_ms)
+        top = self._rank(rows, value, now_ms)
+        self._total(rows, value)
+        ids = [self._customers.ids[row] for row in rows.tolist()]
+        fields = score_rows(value, now_ms, self._settings.vocabulary.minor_digits)
+        return Scored(ids, rows, fields, top)
+
+    def count(self, role: Role, counts: dict[str, int]) -> None:
+        """Add to the counters of a role, by outcome."""
+        for outcome, count in counts.items():
+            self.counters[f"count:{role}:{outcome}"] += count
+
+    def commit(self, scored: Scored, months: dict[str, str]) -> Commit:
+        """Give the commit that makes what was folded so far true."""
+        self.sequence += 1
+        return Commit(
+            partition=self.partition,
+            sequence=self.sequence,
+            writer=self.writer,
+            fields={
+                **{f"offset:{name}": offset for name, offset in self.positions.items()},
+                "max_event_at": self.max_event_at,
+                "settings": settings_mark(self._settings),
+                **self.counters,
+            },
+            months=months,
+            ids=scored.ids,
+            states=self._customers.pack(scored.rows),
+            rows=scored.fields,
+            top=scored.top,
+        )
+
+    def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
+        words = self._settings.vocabulary
+        return current_value(
+            self._customers, rows, now_ms, minor_digits=words.minor_digits, bands=words.rfm
+        )
+
+    def _rank_values(self, value: CurrentValue, now_ms: int) -> NDArray[np.float64]:
+        settings = self._settings
+        return rank_values(value, now_ms, settings.half_life_days, settings.vocabulary.minor_digits)
+
+    def _rank(
+        self, rows: NDArray[np.intp], value: CurrentValue, now_ms: int
+    ) -> dict[str, list[tuple[float, str]]]:
+        """Give the customers that may be among the best, and those that may have ceased to be."""
+        ranks = self._rank_values(value, now_ms)
+        before = self._ranks[:, rows]
+        self._ranks[:, rows] = ranks
+        top: dict[str, list[tuple[float, str]]] = {}
+        ids = self._customers.ids
+        for i, name in enumerate(RANKED):
+            # The floor is that of the last commit that has answered. It falls only when a ranked
+            # customer does; what is missed then lies far below the places that are shown.
+            floor = self.floors.get(name, -np.inf)
+            offered = np.flatnonzero((ranks[i] > floor) | (before[i] >= floor))
+            top[name] = [(float(ranks[i, k]), ids[rows[k]]) for k in offered.tolist()]
+        return top
+
+    def _total(self, rows: NDArray[np.intp], value: CurrentValue) -> None:
+        now = _totals(value)
+        change = (now - self._scored[:, rows]).sum(axis=1)
+        self._scored[:, rows] = now
+        for name, delta in zip(TOTALS, change.tolist(), strict=True):
+            self.counters[f"total:{name}"] += delta
+
+    def sum_months(self, role: Role, decoded: Decoded, folded: Folded) -> dict[str, str]:
+        """Add accepted order events to their months; gives the months that changed."""
+        if role != "orders" or not folded.accepted.any():
+            return {}
+        new = folded.accepted
+        sums = month_sums(decoded.at[new], decoded.kind[new], decoded.amount[new])
+        for month, values in sums.items():
+            self.months[month] = self.months.get(month, np.zeros(MONTH_WIDTH, np.int64)) + values
+        return {month: " ".join(map(str, self.months[month].tolist())) for month in sums}
+
+
+def _totals(value: CurrentValue) -> NDArray[np.int64]:
+    return np.stack([getattr(value, name) for name in TOTALS])
+
+
+def _batch(
+    role: Role, decoded: Decoded, row: NDArray[np.intp]
+) -> OrderBatch | InteractionBatch | FeedbackBatch:
+    if role == "orders":
+        return OrderBatch(
+            row=row,
+            event=decoded.event,
+            kind=decoded.kind,
+            order=decoded.order,
+            at=decoded.at,
+            amount=decoded.amount,
+            cost=decoded.cost,
+        )
+    if role == "interactions":
+        return InteractionBatch(row=row, event=decoded.event, at=decoded.at, cost=decoded.cost)
+    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at)
