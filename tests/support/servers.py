@@ -48,7 +48,7 @@ class ApacheKafka(GuardedServer):
 
     def _command(self, folder: Path, port: int) -> Sequence[str]:
         config = folder / "server.properties"
-        config.write_text(_properties(folder / "data", port, free_port()))
+        config.write_text(self._properties(folder, port))
         java = [_program("java", "Java 17 or later"), *JVM, f"-Djava.io.tmpdir={folder}"]
         logging = (
             "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
@@ -57,10 +57,20 @@ class ApacheKafka(GuardedServer):
         classes = ("-cp", f"{self.jars}/*")
         if not (folder / "data" / "meta.properties").exists():
             # With =, since an id may begin with a dash.
-            format_storage = ("format", f"--cluster-id={self.cluster_id}", f"--config={config}")
+            format_storage = (
+                *("format", f"--cluster-id={self.cluster_id}", f"--config={config}"),
+                *self._first_data(),
+            )
             tool = "kafka.tools.StorageTool"
             self._run_to_end([*java, *QUICK_JVM, *logging, *classes, tool, *format_storage])
         return [*java, *logging, *classes, "kafka.Kafka", str(config)]
+
+    def _properties(self, folder: Path, port: int) -> str:
+        return _properties(folder / "data", port, free_port())
+
+    def _first_data(self) -> Sequence[str]:
+        """Give arguments for formatting the storage: what is to be there from the beginning."""
+        return ()
 
     def _answers(self, port: int) -> bool:
         return kafka_cluster_id(port) == self.cluster_id

@@ -1,5 +1,6 @@
 """Topics on the broker: create them, and check that they are as declared."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ __all__ = [
 
 REQUEST_TIMEOUT_MS = 15_000
 BOOTSTRAP_TIMEOUT_MS = 4_000
+VISIBLE_SECONDS = 5.0
+"""Kafka's controller says that a topic is there some moments before its brokers know of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +122,11 @@ def create_topics(client: KafkaAdminClient, settings: Settings) -> list[str]:
         pass  # somebody else was as quick; the caller checks what is there
     except KafkaError as error:
         raise FaultError(f"the broker does not create the topics: {error}") from error
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while any(state.found_partitions is None for state in topic_states(client, settings)):
+        if time.monotonic() > deadline:
+            break  # the caller checks what is there
+        time.sleep(VISIBLE_SECONDS / 100)
     return [state.name for state in missing]
 
 

@@ -17,7 +17,7 @@ from valuetide.streams.connections import redis_client
 from valuetide.streams.deadletters import read_records
 from valuetide.streams.knock import DoorShutError, knock_at_redis
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.settings import Settings
+from valuetide.streams.settings import Settings, unknown_variables
 from valuetide.streams.shard_memory import settings_mark
 from valuetide.streams.store.redis import commit_key, mapped_errors
 
@@ -53,7 +53,7 @@ async def examine(settings: Settings) -> list[Finding]:
     list of Finding
         In the order in which to mend them.
     """
-    findings = [_versions()]
+    findings = [_versions(), *_variables()]
     topics = await asyncio.to_thread(_topics, settings)
     findings += topics
     client = redis_client(settings)
@@ -92,6 +92,18 @@ def _versions() -> Finding:
     if tuple(map(int, platform.python_version_tuple()[:2])) < LEAST_PYTHON:
         return Finding("versions", "error", found, "use Python 3.11 or later")
     return Finding("versions", "ok", found)
+
+
+def _variables() -> list[Finding]:
+    return [
+        Finding(
+            "settings",
+            "warning",
+            f"{variable} is set, and is no setting",
+            f"do you mean {likely}?" if likely else "remove it, unless something else reads it",
+        )
+        for variable, likely in unknown_variables().items()
+    ]
 
 
 def _topics(settings: Settings) -> list[Finding]:

@@ -34,6 +34,9 @@ from valuetide.streams.store.interface import StoreUnavailableError
 KNOCK_SECONDS = 4.0
 """A server that is there answers in milliseconds; one behind a slow network within a second."""
 
+CLOSE_SECONDS = 1.0
+"""For a connection to end; nobody waits longer for a politeness."""
+
 MOST_ADVERTISED = 3
 """Brokers to try at the addresses that they give to clients; one that opens is enough."""
 
@@ -135,20 +138,27 @@ async def _at_one(
     connection = AIOKafkaConnection(
         host, port, client_id="valuetide", request_timeout_ms=int(KNOCK_SECONDS * 1000), **rest
     )
-    connected = False
     try:
         async with asyncio.timeout(KNOCK_SECONDS):
             await connection.connect()
-            connected = True
             # An empty list: which topics there are is nobody's business here.
             answer = await connection.send(MetadataRequest([]))
             return [(broker[1], broker[2]) for broker in answer.brokers]
     except (OSError, KafkaError, ValueError, struct.error) as error:
         raise _broker_trouble(settings, f"{host}:{port}", error) from error
     finally:
-        closed = connection.close()
-        if connected:
-            await asyncio.wait([closed], timeout=1.0)
+        await _close(connection)
+
+
+async def _close(connection: AIOKafkaConnection) -> None:
+    connection.close()
+    if connection._protocol is None:
+        return  # it has never been open
+    # Nobody else fetches the error with which TLS may have ended, and asyncio would complain.
+    closed = connection._protocol._get_close_waiter(None)
+    await asyncio.wait([closed], timeout=CLOSE_SECONDS)
+    if closed.done() and not closed.cancelled():
+        closed.exception()
 
 
 def _broker_trouble(  # noqa: PLR0911 - a table of causes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from valuetide.streams.settings import Settings, SettingsError, load_settings
+from valuetide.streams.settings import Settings, SettingsError, load_settings, unknown_variables
 
 SECRET = "hunter2-secret"
 
@@ -203,3 +203,14 @@ def test_settings_do_not_change_after_the_start() -> None:
 def test_an_unknown_name_given_by_the_caller_is_refused() -> None:
     with pytest.raises(SettingsError, match="partitons"):
         load_settings(partitons=5)
+
+
+def test_a_misspelt_variable_is_told_with_the_likeliest_setting() -> None:
+    environment = {
+        "VALUETIDE_PARTITONS": "9",
+        "VALUETIDE_PARTITIONS": "9",
+        "VALUETIDE_VOCABULARY__BASE_CURRENCY": "USD",
+        "VALUETIDE_CONFIG": "x.toml",
+        "PATH": "/bin",
+    }
+    assert unknown_variables(environment) == {"VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS"}
