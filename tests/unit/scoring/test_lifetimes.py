@@ -1,7 +1,7 @@
 """Frequency and monetary value are those of the lifetimes package."""
 
 import numpy as np
-import pandas as pd  # type: ignore[import-untyped]
+import pandas as pd
 from lifetimes.utils import summary_data_from_transaction_data
 
 from tests.support.reference import DAY

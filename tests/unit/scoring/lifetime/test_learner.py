@@ -1,0 +1,114 @@
+"""The learner finds the maximum of the posterior, whatever the cuts, and continues where it was."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from tests.support import lifetime_reference as reference
+from valuetide.scoring.lifetime.learner import Learner, pooled
+from valuetide.scoring.lifetime.parameters import PRIOR, PURCHASES_MEAN, PURCHASES_SD
+from valuetide.scoring.lifetime.sample import Orders
+
+
+def shop(customers: int = 1_500, days: int = 280, seed: int = 5) -> Orders:
+    """A shop that is as the models say."""
+    rng = np.random.default_rng(seed)
+    rate, leave = rng.gamma(0.6, 1 / 50.0, customers), rng.beta(0.9, 2.0, customers)
+    scale = rng.gamma(3.7, 1 / 15.0, customers)
+    who, day = [], []
+    for nth in range(customers):
+        at = rng.uniform(0, 90)
+        while at < days:
+            who.append(nth)
+            day.append(int(at))
+            if rng.random() < leave[nth]:
+                break
+            at += rng.exponential(1 / rate[nth])
+    order = np.argsort(day, kind="stable")
+    ids = np.array(who)[order]
+    return Orders(ids.astype(np.uint64), np.array(day)[order], rng.gamma(6.0, 1 / scale[ids]))
+
+
+SHOP = shop()
+
+
+def learned(orders: Orders, batch: int, **of: int) -> Learner:
+    learner = Learner(**of)
+    for start in range(0, orders.day.size, batch):
+        learner.learn(orders[start : start + batch])
+    return learner
+
+
+@pytest.mark.parametrize("size", [1, 3, 100, 999, 4_000])
+def test_cuts_and_restarts_change_nothing(size: int) -> None:
+    straight = learned(SHOP, 10**6, seed=4, size=500)
+    cut = Learner(seed=4, size=500)
+    for start in range(0, SHOP.day.size, size):
+        cut.learn(SHOP[start : start + size])
+        if size > 50:
+            cut = Learner.decode(cut.encode())
+    assert cut.encode() == straight.encode()
+
+
+def test_it_stands_at_the_maximum() -> None:
+    learner = learned(SHOP, 1_000)
+    for _ in range(20):
+        learner.step(learner.day)
+    seen = reference.summarise(SHOP.who.astype(int), SHOP.day, SHOP.amount, learner.day + 1)
+
+    def loss(logs: np.ndarray) -> float:
+        prior = (((logs - PURCHASES_MEAN) / PURCHASES_SD) ** 2).sum() / 2
+        return float(prior - reference.mbg_log_likelihood(np.exp(logs), seen).sum())
+
+    best = minimize(loss, learner.purchases, method="BFGS", options={"gtol": 1e-4})
+    np.testing.assert_allclose(learner.purchases, best.x, atol=1e-3)
+
+
+def test_histories_in_the_sample_are_those_of_all_orders() -> None:
+    sample = learned(SHOP, 77).sample
+    people = np.unique(SHOP.who)
+    until = int(SHOP.day.max()) + 1
+    seen = reference.summarise(SHOP.who.astype(int), SHOP.day, SHOP.amount, until)
+    order = np.argsort(sample.keys(people))
+    assert sample.members.size == people.size
+    np.testing.assert_array_equal(sample.members["x"], seen.x[order])
+    np.testing.assert_allclose(sample.members["spent"], seen.spent[order])
+    t_x = (sample.members["last_day"] - sample.members["first_day"]) / 7
+    np.testing.assert_allclose(t_x, seen.t_x[order])
+
+
+def test_a_cold_start_is_the_prior() -> None:
+    assert pooled([Learner(), Learner()]) == PRIOR
+    assert pooled([]) == PRIOR
+
+
+def test_orders_worth_nothing_break_nothing() -> None:
+    free = Orders(SHOP.who, SHOP.day, np.zeros(SHOP.day.size))
+    learner = learned(free, 500)
+    assert np.isfinite(learner.purchases).all()
+    assert np.isfinite(learner.spend).all()
+    paid = learned(Orders(SHOP.who, SHOP.day, np.where(SHOP.day % 3, SHOP.amount, 0.0)), 500)
+    assert np.isfinite(paid.spend).all()
+
+
+def test_everybody_buying_once_on_one_day_breaks_nothing() -> None:
+    many = np.arange(5_000, dtype=np.uint64)
+    learner = learned(Orders(many, np.zeros(5_000, int), np.full(5_000, 10.0)), 500)
+    assert np.isfinite(learner.purchases).all()
+    assert learner.sample.members.size == 2_048
+
+
+def test_shards_together_know_as_much_as_one() -> None:
+    shards = [Learner(shards=3) for _ in range(3)]
+    for nth, shard in enumerate(shards):
+        shard.learn(SHOP[SHOP.who % np.uint64(3) == nth])
+    seen = reference.summarise(SHOP.who.astype(int), SHOP.day, SHOP.amount, int(SHOP.day.max()) + 1)
+    together, alone = pooled(shards).logs()[0], learned(SHOP, 1_000).purchases
+    totals = [reference.mbg_log_likelihood(np.exp(p), seen).sum() for p in (together, alone)]
+    assert totals[0] == pytest.approx(totals[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("blob", [b"", b"\x09\x00" + bytes(126), Learner().encode() + b"x"])
+def test_strange_bytes_are_refused(blob: bytes) -> None:
+    with pytest.raises(ValueError, match="learner"):
+        Learner.decode(blob)

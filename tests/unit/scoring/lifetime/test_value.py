@@ -1,0 +1,116 @@
+"""Lifetime value: discounting against fine integration, bounds, returns, and why it moved."""
+
+import numpy as np
+import pytest
+
+from valuetide.scoring.lifetime import purchases
+from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.moved import moved_by
+from valuetide.scoring.lifetime.parameters import Parameters, Purchases, Spend
+from valuetide.scoring.lifetime.purchases import Histories
+from valuetide.scoring.lifetime.value import (
+    MOST_REPEATS,
+    WEEKS_A_YEAR,
+    Facts,
+    Terms,
+    clv,
+    potential,
+)
+
+CDNOW = Parameters(Purchases(0.5248, 6.1831, 0.8914, 1.614), Spend(6.25, 3.744, 15.444))
+TERMS = Terms()
+BOTH = [Conformal(), Conformal()]
+
+
+def facts(count: int = 400, seed: int = 1) -> Facts:
+    rng = np.random.default_rng(seed)
+    x = rng.geometric(0.3, count) - 1
+    age = rng.uniform(0, 80, count)
+    seen = Histories(x, age * rng.random(count) * (x > 0), age)
+    return Facts(seen, x * rng.gamma(3, 10, count), rng.uniform(0.2, 1.0, count))
+
+
+@pytest.mark.parametrize("horizons", [(4.0,), (90 / 7, 365 / 7), (4.0, 13.0, 52.0, 156.0)])
+def test_discounted_value_is_that_of_a_fine_integration(horizons: tuple[float, ...]) -> None:
+    of = facts()
+    terms = Terms(horizons, 0.15)
+    corrections = [Conformal() for _ in horizons]
+    found = potential(CDNOW, of, terms, corrections)
+    for nth, horizon in enumerate(horizons):
+        times = np.linspace(0, 1, 300) ** 2 * horizon
+        orders = np.diff(purchases.future(CDNOW.purchases, of.seen, times).mean, axis=0)
+        middles = (times[1:] + times[:-1]) / 2
+        weights = 1.15 ** -(middles / WEEKS_A_YEAR)
+        worth = found.p_alive * found.expected_order_value * of.yield_rate
+        np.testing.assert_allclose(found.clv[nth], weights @ orders * worth, rtol=1e-3)
+
+
+def test_without_discount_it_is_orders_times_their_value() -> None:
+    of = facts()
+    found = potential(CDNOW, of, Terms(yearly_discount=0.0), BOTH)
+    expected = found.expected_orders * found.expected_order_value * of.yield_rate
+    np.testing.assert_allclose(found.clv, expected, rtol=1e-12)
+    np.testing.assert_allclose(clv(CDNOW, of, TERMS), potential(CDNOW, of, TERMS, BOTH).clv)
+
+
+def test_value_does_not_depend_on_who_is_scored_together() -> None:
+    of = facts()
+    apart = [
+        clv(CDNOW, Facts(Histories(of.seen.x[n], of.seen.t_x[n], of.seen.age[n]),
+                         of.spent[n], of.yield_rate[n]), TERMS)
+        for n in np.array_split(np.arange(400), 57)
+    ]  # fmt: skip
+    np.testing.assert_allclose(np.concatenate(apart, axis=1), clv(CDNOW, of, TERMS), rtol=2e-6)
+
+
+def test_a_customer_who_only_costs_has_a_negative_interval() -> None:
+    of = facts()
+    loss = Facts(of.seen, of.spent, -of.yield_rate)
+    gain, cost = (potential(CDNOW, some, TERMS, BOTH) for some in (of, loss))
+    np.testing.assert_array_equal(cost.clv, -gain.clv)
+    np.testing.assert_array_equal(cost.low, -gain.high)
+
+
+def test_more_repeats_than_tested_count_as_the_most_tested() -> None:
+    def one(x: int) -> Facts:
+        return Facts(Histories(np.array([x]), np.ones(1), np.ones(1)), np.ones(1), np.ones(1))
+
+    most = clv(CDNOW, one(MOST_REPEATS), TERMS)
+    np.testing.assert_array_equal(clv(CDNOW, one(10 * MOST_REPEATS), TERMS), most)
+
+
+@pytest.mark.parametrize("horizons", [(), (0.0,), (5.0, 5.0), (9.0, 3.0), (float("nan"),)])
+def test_strange_horizons_are_refused(horizons: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="horizons"):
+        Terms(horizons)
+
+
+def test_parts_sum_to_the_change_and_land_where_they_belong() -> None:
+    before = facts()
+    seen = before.seen
+    other = Parameters(Purchases(0.6, 7.0, 0.8, 1.2), Spend(5.0, 4.0, 20.0))
+    old = clv(other, before, TERMS)
+    later = Histories(seen.x + 1, seen.age + 1.0, seen.age + 1.0)
+    now = Facts(later, before.spent + 20.0, before.yield_rate * 0.9)
+    value = clv(CDNOW, now, TERMS)
+    parts = moved_by(before, old, now, value, CDNOW, TERMS)
+    np.testing.assert_allclose(parts.total, value - old, rtol=1e-12, atol=1e-10)
+    assert (parts.orders > 0).all()
+    assert (parts.returns < 0).all()
+
+    waited = Facts(Histories(seen.x, seen.t_x, seen.age + 1.0), before.spent, before.yield_rate)
+    start, end = clv(CDNOW, before, TERMS), clv(CDNOW, waited, TERMS)
+    parts = moved_by(before, start, waited, end, CDNOW, TERMS)
+    np.testing.assert_allclose(parts.time, end - start, atol=1e-10)
+    np.testing.assert_allclose(parts.orders, 0.0, atol=1e-10)
+    np.testing.assert_allclose(parts.parameters, 0.0, atol=1e-10)
+
+
+def test_parts_sum_where_nothing_remains_of_the_spend() -> None:
+    before = facts()
+    old = clv(CDNOW, before, TERMS)
+    now = Facts(before.seen, before.spent, np.zeros(400))
+    value = clv(CDNOW, now, TERMS)
+    parts = moved_by(before, old, now, value, CDNOW, TERMS)
+    np.testing.assert_allclose(parts.total, -old, atol=1e-10)
+    np.testing.assert_allclose(parts.returns, -old, atol=1e-10)

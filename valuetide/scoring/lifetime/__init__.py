@@ -1,0 +1,1 @@
+"""Lifetime value learned from the stream: what customers will be worth, and how sure that is."""
