@@ -180,7 +180,7 @@ def test_top_and_months_are_those_of_all_shards(pipeline: Pipeline) -> None:
         state = check_state(pipeline, events)
         for field in ("profit", "revenue"):
             best = sorted(score[field] for score in state.values())[:-21:-1]
-            listed = ask(worker, f"/top?field={field}&count=20")
+            listed = ask(worker, f"/top?by={field}&count=20")
             assert isinstance(listed, list)
             assert [score[field] for score in listed] == best
             assert all(state[score["customer_id"]] == score for score in listed)

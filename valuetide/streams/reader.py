@@ -102,7 +102,7 @@ class Reader:
             When customers are not ranked by that field, or the count is not in range.
         """
         if field not in RANKED:
-            raise ValueError(f"field: customers are ranked by {', '.join(RANKED)}")
+            raise ValueError(f"by: customers are ranked by {', '.join(RANKED)}")
         if not 1 <= count <= self._settings.top_size:
             raise ValueError(f"count: 1 to {self._settings.top_size}, the setting top_size")
         prefix = self._settings.key_prefix

@@ -173,7 +173,8 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         assignment = consumer._subscription.subscription.assignment
         for place in assignment.tps if assignment is not None else ():
             state = assignment.state_value(place)
-            if state.has_valid_position and (state.highwater or state.position) < state.position:
+            end = state.highwater  # 0 for a topic that is empty, None before the first answer
+            if end is not None and state.has_valid_position and end < state.position:
                 self._fail(lost_position(place.topic, place.partition, state.position))
 
     def _check_topics(self, consumer: aiokafka.AIOKafkaConsumer, now: float) -> None:
