@@ -136,6 +136,10 @@ def takeover(stage: Stage) -> Numbers:
     for _ in range(TAKEOVERS):
         assert stage.crew.settled(60), "the workers do not get ready"
         time.sleep(stage.chance.uniform(1, 2))
+        wait_until(
+            lambda: all(worker.ready_partitions() for worker in stage.crew.workers),
+            "both workers have partitions",
+        )
         victim = stage.chance.choice(stage.crew.workers)
         at = time.monotonic()
         stage.crew.kill(victim, restart_after=14.0)

@@ -36,13 +36,14 @@ needs no mapping:
     --map amount=total --map order_id=@id --set kind=placed --currency EUR
 
 The column @id is an id made of the file's content and the row's number: the same file counts once
-however often it is sent, but a file that was edited is another file, and its orders count anew. Map a
-column with real order numbers where there is one. Known data sets need no mapping at all:
+however often it is sent, but a file that was edited is another file, and its orders count anew.
+Map a column with real order numbers where there is one. Known data sets need no mapping at all:
 
 \b
 {_PRESET_HELP}
 
-Exit codes: 0 sent, with a count of what was skipped; 1 an error or nothing to send, 2 wrong usage, 130 stopped by a signal.
+Exit codes: 0 sent, with a count of what was skipped; 1 an error or nothing to send,
+2 wrong usage, 130 stopped by a signal.
 """
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
