@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import select
 import signal
 import subprocess
 import time
@@ -371,8 +370,8 @@ def test_up_works_from_another_terminal_and_leaves_nothing(
 
 
 def read_line(process: "subprocess.Popen[str]") -> str:
+    """Give the next line; where none comes, the test's time limit ends the wait."""
     assert process.stdout is not None
-    assert select.select([process.stdout], [], [], 30)[0], "no line"
     return process.stdout.readline().rstrip("\n")
 
 
