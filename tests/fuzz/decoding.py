@@ -134,9 +134,9 @@ def check(data: bytes) -> tuple[int, int]:
 
 def check_chunk(role: Role, words: int, values: Sequence[bytes | None]) -> tuple[int, int]:
     decoder = DECODERS[role, words]
-    started = time.perf_counter()
+    started = time.process_time()
     decoded = decoder.decode(values, NOW_MS)
-    took = time.perf_counter() - started
+    took = time.process_time() - started
     assert took < MOST_SECONDS, f"{took} s"
     accepted = decoded.index.tolist()
     rejected = {one.index: one for one in decoded.rejections}

@@ -132,7 +132,7 @@ def run_all(cases: int, seed: int, jobs: int) -> int:
     """Run all rounds, some at a time; gives the exit code."""
     print(f"seed {seed}", flush=True)  # noqa: T201
     with_atheris = importlib.util.find_spec("atheris") is not None
-    totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
+    totals: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(int))
     started = time.monotonic()
     with ThreadPoolExecutor(jobs) as pool:
         rounds = []

@@ -45,6 +45,9 @@ REQUEST_TIMEOUT_MS = 30_000
 HELD_BACK_SECONDS = 0.01
 CHECK_SECONDS = 1.0
 GONE_SECONDS = 10.0
+BEYOND_SECONDS = 3.0
+"""A broker that fails or has just come back may know of an earlier end for a moment."""
+
 METADATA_AGE_MS = 10_000
 """What the client knows of topics is never older, so that a deleted one is noticed."""
 
@@ -93,6 +96,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         self._epochs: dict[Any, int] = defaultdict(int)
         self._check_due = 0.0
         self._gone_since: float | None = None
+        self._beyond: dict[Any, tuple[int, int, float]] = {}
 
     @property
     def _engine(self) -> Positions:
@@ -171,11 +175,21 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         self._check_due = now + CHECK_SECONDS
         self._check_topics(consumer, now)
         assignment = consumer._subscription.subscription.assignment
+        beyond: dict[Any, tuple[int, int, float]] = {}
         for place in assignment.tps if assignment is not None else ():
             state = assignment.state_value(place)
             end = state.highwater  # 0 for a topic that is empty, None before the first answer
-            if end is not None and state.has_valid_position and end < state.position:
-                self._fail(lost_position(place.topic, place.partition, state.position))
+            if end is None or not state.has_valid_position or end >= state.position:
+                continue
+            # The end that comes with records may be older than they are. It counts when later
+            # answers to a fetch from this very position repeat it, for a while.
+            position, answered, since = self._beyond.get(place, (-1, 0, 0.0))
+            if position != state.position:
+                position, answered, since = state.position, state.timestamp, now
+            beyond[place] = position, answered, since
+            if state.timestamp > answered and now - since >= BEYOND_SECONDS:
+                self._fail(lost_position(place.topic, place.partition, position))
+        self._beyond = beyond
 
     def _check_topics(self, consumer: aiokafka.AIOKafkaConsumer, now: float) -> None:
         """Make sure that the topics are there; the client would wait for ever for one that is not.
