@@ -13,9 +13,11 @@ librdkafka's, some have no key, some are simply wrong, and some are no events.
 
 import asyncio
 import json
+import os
 import random
 import signal
 import sys
+import threading
 import time
 import zlib
 from collections import defaultdict
@@ -45,6 +47,7 @@ MOST_BEHIND_SECONDS = 3.0
 
 MOST_BATCHES_OPEN = 600
 RETRY_SECONDS = 0.2
+LOOK_SECONDS = 0.5
 
 
 def cohort_events(seed: int, number: int) -> list[Facts]:
@@ -218,8 +221,16 @@ class Load:
         self._log.write(json.dumps(line) + "\n")
 
 
+def end_with(parent: int) -> None:
+    """End at once when whoever started us is gone, however that came."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
 def main() -> None:
     """Run the producer that a file describes."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     config = json.loads(Path(sys.argv[1]).read_text())
     with Path(config["log"]).open("w", buffering=1) as log:
         sent = asyncio.run(_run(config, log))
