@@ -26,9 +26,9 @@ def test_a_flood_pauses_its_shard_and_no_other_until_the_restart(pipeline: Pipel
     assert here
     assert elsewhere
     rubbish = Raw("orders", flooded, b"ann", b"not json")
-    pipeline.produce([rubbish] * 300)
     careful = pipeline.with_settings(dead_letter_run=100, max_batch_events=50)
     with careful.worker() as worker:
+        pipeline.produce([rubbish] * 300)  # now: a worker that is paused is never ready
         wait_until(lambda: paused(worker), "the shard pauses")
         why = json.loads(worker.get("/readyz")[1])["why"]
         assert why.startswith(f"partition {flooded}: 1")
