@@ -17,7 +17,7 @@ from valuetide.streams.connections import redis_client
 from valuetide.streams.deadletters import read_records
 from valuetide.streams.knock import DoorShutError, knock_at_redis
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.settings import Settings, unknown_variables
+from valuetide.streams.settings import Settings, misspelt_variables
 from valuetide.streams.shard_memory import settings_mark
 from valuetide.streams.store.redis import commit_key, mapped_errors
 
@@ -100,9 +100,9 @@ def _variables() -> list[Finding]:
             "settings",
             "warning",
             f"{variable} is set, and is no setting",
-            f"do you mean {likely}?" if likely else "remove it, unless something else reads it",
+            f"do you mean {setting}?",
         )
-        for variable, likely in unknown_variables().items()
+        for variable, setting in misspelt_variables().items()
     ]
 
 

@@ -23,6 +23,9 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
 
+LIKENESS = 0.9
+"""Share of letters that a misspelt name has in common with the right one, at least."""
+
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -266,11 +269,11 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"settings: {error}") from None
 
 
-def unknown_variables(environment: Mapping[str, str] | None = None) -> dict[str, str | None]:
-    """Give environment variables that look like settings but are none, each with the likeliest.
+def misspelt_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Give environment variables that are nearly a setting, each with the setting it is near to.
 
-    They are no error: Kubernetes, for one, sets variables of that form for a service called
-    valuetide.
+    Those that are like none are left alone: Kubernetes, for one, sets variables that begin with
+    the name of each service, and one may be called valuetide.
 
     Parameters
     ----------
@@ -279,10 +282,11 @@ def unknown_variables(environment: Mapping[str, str] | None = None) -> dict[str,
     """
     prefix = "VALUETIDE_"
     known = {f"{prefix}{name.upper()}" for name in Settings.model_fields} | {f"{prefix}CONFIG"}
-    unknown: dict[str, str | None] = {}
+    misspelt: dict[str, str] = {}
     for variable in environment if environment is not None else os.environ:
         name = variable.partition("__")[0]
         if variable.startswith(prefix) and name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            unknown[variable] = close[0] if close else None
-    return unknown
+            near = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
+            if near:
+                misspelt[variable] = near[0]
+    return misspelt

@@ -22,7 +22,7 @@ from valuetide.streams.app import App
 from valuetide.streams.http import HttpServer
 from valuetide.streams.knock import knock_at_redis
 from valuetide.streams.reader import Reader
-from valuetide.streams.settings import Settings, unknown_variables
+from valuetide.streams.settings import Settings
 
 WATCH_SECONDS = 0.5
 PAUSED_SHOWN = 3
@@ -66,8 +66,6 @@ class Worker:
             When topics, settings or state do not fit.
         """
         settings = self.settings
-        for variable, likely in unknown_variables().items():
-            log.warning("no such setting", variable=variable, likely=likely)
         await asyncio.to_thread(self._check_topics)
         async with Reader(settings) as reader:
             await knock_at_redis(settings)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from valuetide.streams.settings import Settings, SettingsError, load_settings, unknown_variables
+from valuetide.streams.settings import Settings, SettingsError, load_settings, misspelt_variables
 
 SECRET = "hunter2-secret"
 
@@ -211,6 +211,7 @@ def test_a_misspelt_variable_is_told_with_the_likeliest_setting() -> None:
         "VALUETIDE_PARTITIONS": "9",
         "VALUETIDE_VOCABULARY__BASE_CURRENCY": "USD",
         "VALUETIDE_CONFIG": "x.toml",
+        "VALUETIDE_SERVICE_HOST": "10.0.0.1",
         "PATH": "/bin",
     }
-    assert unknown_variables(environment) == {"VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS"}
+    assert misspelt_variables(environment) == {"VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS"}
