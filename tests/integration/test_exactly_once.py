@@ -24,8 +24,9 @@ from tests.support.pipeline import (
     wait_until,
 )
 from tests.support.traffic import traffic, visits
+from valuetide.schemas.score import RANKED
 from valuetide.streams.local import LocalWorker
-from valuetide.streams.records import COLUMNS, RANKED
+from valuetide.streams.records import COLUMNS
 from valuetide.streams.store import Commit
 from valuetide.streams.store.redis import RedisStore, connect
 

@@ -7,6 +7,9 @@ from typing_extensions import TypedDict
 
 from valuetide.schemas.events import Identifier
 
+RANKED = ("profit", "revenue", "decayed_value")
+"""Fields by which the best customers are kept."""
+
 Count = Annotated[int, Field(ge=0)]
 
 

@@ -14,6 +14,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
+from valuetide.schemas.score import RANKED
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
@@ -22,7 +23,7 @@ from valuetide.streams.decode import Role
 from valuetide.streams.engine import Engine
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Publisher
-from valuetide.streams.records import COLUMNS, RANKED
+from valuetide.streams.records import COLUMNS
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import RedisStore
 from valuetide.streams.transport import Consumer

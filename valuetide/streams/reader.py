@@ -7,11 +7,11 @@ from typing import Any
 
 from redis import asyncio as aioredis
 
-from valuetide.schemas.score import Score
+from valuetide.schemas.score import RANKED, Score
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.records import COLUMNS, RANKED, TOTALS
+from valuetide.streams.records import COLUMNS, TOTALS
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import (
     commit_key,

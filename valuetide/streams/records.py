@@ -14,9 +14,6 @@ from valuetide.scoring.current_value import CurrentValue
 COLUMNS = tuple(name for name in Score.__annotations__ if name != "customer_id")
 """Score fields in the order of a row; the customer's id is in the key."""
 
-RANKED = ("profit", "revenue", "decayed_value")
-"""Fields by which the best customers are kept."""
-
 TOTALS = ("orders", "revenue", "refunds", "margin", "cost_to_serve", "profit")
 """Fields whose sum over all customers is kept, money in minor units."""
 

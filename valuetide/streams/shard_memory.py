@@ -13,13 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.schemas.errors import FaultError
+from valuetide.schemas.score import RANKED
 from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
 from valuetide.scoring.fold import FeedbackBatch, Folded, InteractionBatch, OrderBatch, fold
 from valuetide.streams.decode import Decoded, Role
-from valuetide.streams.records import RANKED, TOTALS, month_sums, rank_values, score_rows
+from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.store import Commit, ShardRecord
 
@@ -85,6 +86,7 @@ class ShardMemory:
         # new each time that we read.
         self.writer = f"{worker}-{uuid.uuid4().hex[:8]}"
         self._settings = settings
+        self._mark = mark
         try:
             self._load(record)
         except ValueError as error:
@@ -178,7 +180,7 @@ class ShardMemory:
             fields={
                 **{f"offset:{name}": offset for name, offset in self.positions.items()},
                 "max_event_at": self.max_event_at,
-                "settings": settings_mark(self._settings),
+                "settings": self._mark,
                 **self.counters,
             },
             months=months,

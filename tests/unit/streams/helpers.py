@@ -13,9 +13,10 @@ import numpy as np
 
 from tests.support.fakes import START_SECONDS, World, customers_of
 from tests.support.reference import Event, Kind, Value, reference
+from valuetide.schemas.score import RANKED
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.decode import Role
-from valuetide.streams.records import COLUMNS, RANKED, TOTALS
+from valuetide.streams.records import COLUMNS, TOTALS
 from valuetide.streams.shard_memory import OUTCOMES
 from valuetide.streams.sorting_out import REROUTED_HEADER
 

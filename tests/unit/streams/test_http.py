@@ -15,10 +15,9 @@ from yarl import URL
 from tests.support.fakes import World, as_chunk, customers_of, run_quickly, settle
 from tests.unit.streams.helpers import order, stored_rows
 from valuetide.schemas.errors import FaultError
-from valuetide.schemas.score import Score
+from valuetide.schemas.score import RANKED, Score
 from valuetide.streams.http import SECURITY_HEADERS, HttpServer
 from valuetide.streams.reader import Reader
-from valuetide.streams.records import RANKED
 from valuetide.streams.settings import Settings
 from valuetide.streams.store import StoreUnavailableError
 

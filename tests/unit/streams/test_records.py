@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from tests.support.reference import Event
 from tests.support.stream import NOW, fold_events, rows_of
-from valuetide.schemas.score import Score
+from valuetide.schemas.score import RANKED, Score
 from valuetide.schemas.vocabulary import RfmBands
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue, current_value
@@ -20,7 +20,6 @@ from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
 from valuetide.streams.records import (
     COLUMNS,
-    RANKED,
     TOTALS,
     format_times,
     month_sums,

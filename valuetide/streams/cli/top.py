@@ -2,10 +2,8 @@
 
 import click
 
-from valuetide.schemas.score import Score
+from valuetide.schemas.score import RANKED, Score
 from valuetide.streams.cli.common import json_option, print_json, run
-
-RANKED = ("profit", "revenue", "decayed_value")
 
 
 @click.command()

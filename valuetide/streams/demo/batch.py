@@ -31,8 +31,6 @@ EXACT = (
 ROUNDED = {"decayed_value": 1e-4, "recency_days": 1e-5, "monetary_value": 1e-4}
 """Fields that are rounded when they are written, with the unit they are rounded to."""
 
-NO_ORDER = "000"
-
 
 @dataclass(frozen=True, slots=True)
 class Purchase:
