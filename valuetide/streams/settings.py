@@ -4,7 +4,9 @@ The environment wins over the file. Nested settings take two underscores:
 ``VALUETIDE_VOCABULARY__BASE_CURRENCY=USD``.
 """
 
+import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -250,3 +252,25 @@ def load_settings(**overrides: Any) -> Settings:
         raise SettingsError(f"settings: {wrong}") from None
     except ValueError as error:  # a TOML file that cannot be read
         raise SettingsError(f"settings: {error}") from None
+
+
+def unknown_variables(environment: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """Give environment variables that look like settings but are none, each with the likeliest.
+
+    They are no error: Kubernetes, for one, sets variables of that form for a service called
+    valuetide.
+
+    Parameters
+    ----------
+    environment
+        Instead of the process's own.
+    """
+    prefix = "VALUETIDE_"
+    known = {f"{prefix}{name.upper()}" for name in Settings.model_fields} | {f"{prefix}CONFIG"}
+    unknown: dict[str, str | None] = {}
+    for variable in environment if environment is not None else os.environ:
+        name = variable.partition("__")[0]
+        if variable.startswith(prefix) and name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            unknown[variable] = close[0] if close else None
+    return unknown
