@@ -14,7 +14,8 @@ class Score(TypedDict):
     """A customer's value after a commit: flat, the same names on ``scores`` and in Redis.
 
     Money is in the base currency, times are RFC 3339 in UTC. In the Redis hash an empty string
-    stands for null.
+    stands for null. What looks ahead is null without an order. Its horizons are the setting
+    ``horizons_days``, after which the fields are named; these are the default's.
     """
 
     customer_id: Annotated[Identifier, Field(description="Who; also the message's key")]
@@ -51,6 +52,37 @@ class Score(TypedDict):
             pattern="^([1-5]{3}|000)$",
             description="Recency, frequency, monetary digits, 5 best; 000 without an order",
         ),
+    ]
+    p_alive: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Chance of another order, ever; null without an order"),
+    ]
+    expected_orders_90d: Annotated[
+        float | None, Field(ge=0, description="Purchase days expected in the next 90 days")
+    ]
+    expected_orders_365d: Annotated[
+        float | None, Field(ge=0, description="Purchase days expected in the next 365 days")
+    ]
+    expected_order_value: Annotated[
+        float | None, Field(ge=0, description="Spend expected on such a day, before returns, costs")
+    ]
+    clv_90d: Annotated[
+        float | None, Field(description="Margin expected in the next 90 days, discounted")
+    ]
+    clv_90d_low: Annotated[
+        float | None, Field(description="The margin will be above this and below _high at 80 %")
+    ]
+    clv_90d_high: Annotated[float | None, Field(description="See clv_90d_low")]
+    clv_365d: Annotated[
+        float | None, Field(description="Margin expected in the next 365 days, discounted")
+    ]
+    clv_365d_low: Annotated[
+        float | None, Field(description="The margin will be above this and below _high at 80 %")
+    ]
+    clv_365d_high: Annotated[float | None, Field(description="See clv_365d_low")]
+    next_order_at: Annotated[
+        AwareDatetime | None,
+        Field(description="Even odds that the next order, if there is one, comes by then"),
     ]
 
 

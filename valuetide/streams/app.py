@@ -22,7 +22,7 @@ from valuetide.streams.decode import Role
 from valuetide.streams.engine import Engine
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Publisher
-from valuetide.streams.records import COLUMNS, RANKED
+from valuetide.streams.records import ranked_fields, score_columns
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import RedisStore
 from valuetide.streams.transport import Consumer
@@ -124,8 +124,8 @@ class App(faust.App):
         self._store = RedisStore(
             redis_client(settings),
             prefix=settings.key_prefix,
-            columns=COLUMNS,
-            ranked=RANKED,
+            columns=score_columns(settings.horizons_days),
+            ranked=ranked_fields(settings.horizons_days),
             top_size=settings.top_size * RANKED_SLACK,
         )
         self._shard_producer = AIOKafkaProducer(

@@ -79,6 +79,9 @@ class Exact:
     spent: FloatArray
     first_spend: FloatArray
 
+    def __getitem__(self, part: "BoolArray | IntArray") -> "Exact":
+        return Exact(*(getattr(self, name)[part] for name in self.__slots__))
+
 
 class Sample:
     """Members of the sample of one shard, sorted by key.
@@ -168,6 +171,30 @@ class Sample:
         fresh["x"] = np.maximum(days - 1, 0)
         others = self.members[~np.isin(self.members["key"], fresh["key"])]
         self._keep_smallest(np.concatenate([others, fresh[days > 0]]))
+
+    def differs(self, exact: Exact) -> BoolArray:
+        """Which customers' histories here are not what their states say, (n,).
+
+        Notes
+        -----
+        Sums of cents in floating point are equal when they round to the same tenth of a cent or
+        agree to nine digits.
+        """
+        keys = self.keys(exact.who)
+        slots, held = self._find(keys)
+        if not self.members.size:
+            held_otherwise = held
+        else:
+            m: Any = self.members[slots]
+            same = m["x"] == np.maximum(exact.order_days - 1, 0)
+            for name in ("first_day", "last_day"):
+                same &= m[name] == getattr(exact, name)
+            for name in ("spent", "first_spend"):
+                known = getattr(exact, name)
+                same &= np.abs(m[name] - known) <= 5e-4 + 1e-9 * known
+            held_otherwise = held & ~same
+        wrong: BoolArray = held_otherwise | (held != (exact.order_days > 0))
+        return wrong & (keys < np.uint64(self.threshold))
 
     def _find(self, keys: IdArray) -> tuple[IntArray, BoolArray]:
         """Slot of each key, and whether it is there."""
