@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST ?= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka lint format docs bench-smoke bench-clv wheel lock clean
+.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-clv wheel lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -38,6 +38,17 @@ test: $(VENV)/dev  ## Unit, property, contract and integration tests, on the emb
 
 test-kafka: $(VENV)/dev  ## The contract and integration tests on Apache Kafka and redis-server
 	VALUETIDE_TEST_SERVERS=apache $(PYTEST) tests/contract tests/integration
+
+CASES ?= 1000000
+fuzz: $(VENV)/dev  ## Hostile input: a million cases (CASES=, SEED=), half of them guided by coverage
+	$(BIN)/python -m tests.fuzz.run --cases $(CASES) $(if $(SEED),--seed $(SEED))
+
+# make chaos                      at least 12 faults, some of every kind, in about two minutes
+# make chaos SECONDS=400          all kinds in turn, for so long
+# make chaos KIND=apache SEED=7   on Apache Kafka and redis-server; the same faults as before
+chaos: $(VENV)/dev  ## Faults under load, then every customer is compared with a batch recomputation
+	$(BIN)/python -m tests.chaos --servers $(or $(KIND),embedded) --at-least 12 \
+		$(if $(SECONDS),--seconds $(SECONDS),--short) $(if $(SEED),--seed $(SEED))
 
 lint: $(VENV)/dev  ## ruff and mypy
 	$(BIN)/ruff check .

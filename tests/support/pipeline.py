@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
 
 from aiokafka import AIOKafkaProducer
+from click.testing import CliRunner
 from kafka.admin import KafkaAdminClient
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
@@ -26,6 +27,7 @@ from tests.support.reference import Event, Value, reference
 from valuetide.schemas.score import Score
 from valuetide.schemas.topics import INPUTS, TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
+from valuetide.streams.cli import cli as command
 from valuetide.streams.deadletters import read_records
 from valuetide.streams.decode import Role
 from valuetide.streams.local import LOCAL, LocalWorker, prepare
@@ -250,6 +252,14 @@ def cli(
     finally:
         end(process)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def invoke(environment: Mapping[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run ``valuetide`` to its end in this process, which saves the time of starting one."""
+    result = CliRunner().invoke(command, arguments, env=dict(environment), prog_name="valuetide")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def end(process: "subprocess.Popen[str]") -> None:

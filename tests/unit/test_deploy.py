@@ -37,6 +37,7 @@ METRICS = {
     "valuetide_dead_letters_total": {"reason"},
     "valuetide_watermark_delay_seconds": {"partition"},
     "valuetide_shards": set(),
+    "valuetide_paused_shards": set(),
 }
 """What a worker measures, with its labels. Prometheus adds up, job and instance."""
 

@@ -68,7 +68,11 @@ class Order(TypedDict):
     channel: NotRequired[Annotated[Text | None, Field(description="Where, for example web")]]
     source_code: NotRequired[Annotated[Text | None, Field(description="What brought the order")]]
     items: NotRequired[
-        Annotated[list[Item] | None, Field(max_length=MAX_ITEMS, description="Lines of the order")]
+        # Fails at the first bad line: a hundred thousand bad ones would be as many errors.
+        Annotated[
+            list[Item] | None,
+            Field(max_length=MAX_ITEMS, fail_fast=True, description="Lines of the order"),
+        ]
     ]
 
 

@@ -10,7 +10,13 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from valuetide.schemas.events import CurrencyCode, Identifier
+from valuetide.schemas.events import (
+    MAX_ENTRIES,
+    MAX_ID_LENGTH,
+    MAX_ITEMS,
+    CurrencyCode,
+    Identifier,
+)
 
 DEFAULT_INTERACTION_KINDS = (
     "visit",
@@ -51,7 +57,7 @@ class RfmBands(BaseModel):
 
 
 class Vocabulary(BaseModel):
-    """Kinds, channels, currencies and needs of one shop, and the limits of its amounts.
+    """Kinds, channels, currencies and needs of one shop, and the limits of its events.
 
     Attributes
     ----------
@@ -64,6 +70,10 @@ class Vocabulary(BaseModel):
         its order to the dead letters.
     max_amount
         Largest amount of one event, in base currency.
+    max_items, max_needs, max_attributes
+        Entries in the lists and mappings of one event. What the schemas say is the most.
+    max_id_length
+        Characters in an event's, a customer's or an order's id.
     interaction_kinds
         Kinds of interaction that are accepted. The kinds of orders and of feedback have meanings
         in the code and are fixed.
@@ -80,6 +90,10 @@ class Vocabulary(BaseModel):
     minor_digits: Annotated[int, Field(ge=0, le=4)] = 2
     exchange_rates: dict[CurrencyCode, Annotated[Decimal, Field(gt=0, le=1_000_000)]] = {}
     max_amount: Annotated[float, Field(gt=0, le=1e9)] = 1e7
+    max_items: Annotated[int, Field(ge=0, le=MAX_ITEMS)] = MAX_ITEMS
+    max_needs: Annotated[int, Field(ge=0, le=MAX_ENTRIES)] = MAX_ENTRIES
+    max_attributes: Annotated[int, Field(ge=0, le=MAX_ENTRIES)] = MAX_ENTRIES
+    max_id_length: Annotated[int, Field(ge=1, le=MAX_ID_LENGTH)] = MAX_ID_LENGTH
     interaction_kinds: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)] = (
         DEFAULT_INTERACTION_KINDS
     )

@@ -74,6 +74,8 @@ _REST_AT: Final = 19
 # Size of an entry by bits 2 and 3 of its flags.
 _SIZES: Final = np.array([19, 25, 31, 37])
 _SIZES.setflags(write=False)
+MOST_BYTES: Final = RECORD_BYTES + OPEN_ORDERS * 37 + RING * _ID_BYTES
+"""The longest state of a customer, whatever arrives: 776 bytes."""
 
 
 @dataclass(frozen=True, slots=True)

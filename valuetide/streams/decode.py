@@ -1,22 +1,36 @@
 """From the bytes of a chunk to columns of events, and reasons for what is not an event.
 
-A whole chunk is validated by one call of pydantic: its values are joined into one JSON array,
-each item is an event or, failing that, anything. Only where the array is no valid JSON is it
-halved until the culprits stand alone. A joined array could in theory pass off a sequence of
-records that are no JSON by themselves as as many valid events; what is accepted has passed the
-whole validation all the same, and no other record is touched.
+A whole chunk is validated by one call of pydantic: its values are joined into one JSON object,
+each under a key of ours, and each is an event or, failing that, ``None``. Only where the object is
+no valid JSON is it halved until the culprits stand alone::
+
+    {"9f3a…0":VALUE,"9f3a…1":VALUE,…}
+
+The keys begin with 64 random bits of this process. So no value can pass off something as its
+neighbour's, be it by an open bracket, an open string or a comma too many: the object would have
+another number of keys, or lack one of ours, which nobody outside can write.
 """
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema, from_json
 from xxhash import xxh3_64_intdigest
 
-from valuetide.schemas.events import Feedback, Interaction, Item, Order
+from valuetide.schemas.events import (
+    MAX_ENTRIES,
+    MAX_ID_LENGTH,
+    MAX_ITEMS,
+    Feedback,
+    Interaction,
+    Item,
+    Order,
+)
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.scoring.fold import KIND_CANCELLED, KIND_PLACED, KIND_RETURNED
 
@@ -31,16 +45,22 @@ ORDER_KINDS = {"placed": KIND_PLACED, "returned": KIND_RETURNED, "cancelled": KI
 _TYPES: dict[Role, Any] = {"orders": Order, "interactions": Interaction, "feedback": Feedback}
 _SEEDS: dict[Role, int] = {"orders": 1, "interactions": 2, "feedback": 3}
 _ORDER_ID_SEED = 4
+_ID_NAMES = ("event_id", "customer_id", "order_id")
+_HARD_LIMITS = {"items": MAX_ITEMS, "needs": MAX_ENTRIES, "attributes": MAX_ENTRIES}
 _NAMES = frozenset(name for event in (*_TYPES.values(), Item) for name in event.__annotations__)
 
 
-class _Rejected:
-    """Stands in a validated chunk for an item that is not an event."""
+MOST_JOINED_BYTES = 1 << 22
+"""Values are parsed together up to this length: parsing takes 30 times as much memory at worst."""
 
-    __slots__ = ()
 
-    def __init__(self, raw: object) -> None:
-        pass
+class _OrNone:
+    """Makes ``None`` of what is not valid, without building what it is in Python."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_default_schema(handler(source), default=None, on_error="default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +136,19 @@ class Decoder:
 
     def __init__(self, role: Role, vocabulary: Vocabulary, max_event_bytes: int) -> None:
         event = _TYPES[role]
-        anything = Annotated[Any, AfterValidator(_Rejected)]
-        item: Any = Annotated[event | anything, Field(union_mode="left_to_right")]
-        self._many: TypeAdapter[list[Any]] = TypeAdapter(list[item])
+        item: Any = Annotated[event, _OrNone()]
+        self._many: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, item])
         self._one: TypeAdapter[Any] = TypeAdapter(event)
         self._role = role
         self._vocabulary = vocabulary
         self._max_event_bytes = max_event_bytes
         self._fields = frozenset(event.__annotations__)
         self._kinds = frozenset(vocabulary.interaction_kinds)
+        self._limits = _limits(role, vocabulary)
+        self._id_names = [name for name in _ID_NAMES if name in self._fields]
+        self._nonce = secrets.token_hex(8)
+        self._keys: list[str] = []
+        self._marks: list[bytes] = []
 
     def decode(self, values: Sequence[bytes | None], now_ms: int) -> Decoded:
         """Decode the values of a chunk.
@@ -158,7 +182,7 @@ class Decoder:
         events: list[Any] = []
         kept: list[int] = []
         for i, value, event in zip(index, sound, items, strict=True):
-            if event is None or type(event) is _Rejected:
+            if event is None:
                 rejections.append(self._explain(i, value))
             else:
                 events.append(event)
@@ -166,23 +190,46 @@ class Decoder:
         return self._columns(events, np.array(kept, dtype=np.intp), rejections, now_ms)
 
     def _validate(self, values: Sequence[bytes]) -> list[Any]:
-        """Give for each value its event, a :class:`_Rejected`, or ``None`` for no JSON."""
-        if not values:
+        """Give for each value its event, or ``None`` for what is none."""
+        n = len(values)
+        if not n:
             return []
-        try:
-            items = self._many.validate_json(b"[" + b",".join(values) + b"]")
-        except ValidationError:
-            items = []
-        if len(items) == len(values):
-            return items
-        if len(values) == 1:
+        self._make_keys(n)
+        parts: list[bytes] = [b""] * (2 * n)
+        parts[0::2] = self._marks[:n]
+        parts[1::2] = values
+        joined = b"".join(parts)
+        if n == 1 or len(joined) <= MOST_JOINED_BYTES:
+            try:
+                items = self._many.validate_json(b"{" + joined[1:] + b"}")
+            except ValidationError:
+                items = {}
+            if list(items) == self._keys[:n]:
+                return list(items.values())
+        if n == 1:
             return [None]
-        half = len(values) // 2
+        half = n // 2
         return self._validate(values[:half]) + self._validate(values[half:])
 
+    def _make_keys(self, count: int) -> None:
+        for i in range(len(self._keys), count):
+            self._keys.append(f"{self._nonce}{i}")
+            self._marks.append(f',"{self._nonce}{i}":'.encode())
+
     def _explain(self, index: int, value: bytes) -> Rejection:
+        # Each error keeps the input it is about, so that must be one object of Python's for all.
         try:
-            self._one.validate_json(value)
+            event = from_json(value)
+        except ValueError as error:
+            return Rejection(index, "value", f"value: Invalid JSON: {str(error)[:200]}")
+        if isinstance(event, dict):
+            # A hundred thousand entries would be as many errors.
+            for field, (most, what) in self._limits.items():
+                entries = event.get(field)
+                if isinstance(entries, list | dict) and len(entries) > most:
+                    return Rejection(index, field, f"{field}: has {what}")
+        try:
+            self._one.validate_python(event)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False, include_context=False)[0]
             field = str(first["loc"][0]) if first["loc"] else "value"
@@ -190,7 +237,6 @@ class Decoder:
             # Names within a mapping are what somebody wrote, so they are not repeated.
             path = ".".join(str(p) if type(p) is int or p in _NAMES else "…" for p in first["loc"])
             return Rejection(index, label, f"{path or 'value'}: {first['msg'][:200]}")
-        # Valid alone but not within the array: two events, or half of one, in one record.
         return Rejection(index, "value", "value: is not exactly one JSON object")
 
     def _columns(
@@ -206,6 +252,7 @@ class Decoder:
         faults: list[tuple[NDArray[np.bool_], str, str]] = [
             (at_ms < 0, "occurred_at", "is before 1970"),
             (at_ms > now_ms + DAY_MS, "occurred_at", "is more than a day ahead"),
+            *self._too_long(events),
         ]
         none: NDArray[np.int64] = np.empty(0, np.int64)
         kind, order = np.empty(0, np.uint8), np.empty(0, np.uint64)
@@ -246,6 +293,32 @@ class Decoder:
         event = _hashes([e["event_id"] for e in events], _SEEDS[self._role])
         decoded = Decoded(index, customer, event, at_ms, kind, order, amount, cost, rejections)
         return decoded if good.all() else decoded.take(good)
+
+    def _too_long(self, events: list[Any]) -> Iterator[tuple[NDArray[np.bool_], str, str]]:
+        """Find what is longer than the vocabulary allows, where that is less than the schema's."""
+        n = len(events)
+        most = self._vocabulary.max_id_length
+        if most < MAX_ID_LENGTH:
+            for name in self._id_names:
+                over = np.fromiter((len(e[name]) > most for e in events), np.bool_, n)
+                yield over, name, f"has more than {most} characters"
+        for name, (most, text) in self._limits.items():
+            if most < _HARD_LIMITS[name]:
+                over = np.fromiter((len(e.get(name) or ()) > most for e in events), np.bool_, n)
+                yield over, name, f"has {text}"
+
+
+def _limits(role: Role, vocabulary: Vocabulary) -> dict[str, tuple[int, str]]:
+    """Give for each list or mapping of a role how long it may be, and what is said otherwise."""
+    every = {
+        "items": vocabulary.max_items,
+        "needs": vocabulary.max_needs,
+        "attributes": vocabulary.max_attributes,
+    }
+    fields = _TYPES[role].__annotations__
+    return {
+        name: (most, f"more than {most} entries") for name, most in every.items() if name in fields
+    }
 
 
 def _costs(events: list[Any]) -> NDArray[np.float64]:

@@ -112,9 +112,10 @@ class Engine:
                     by_partition.setdefault(tp.partition, set()).add(tp.topic)
             for partition, topics in by_partition.items():
                 if topics != set(self._roles):
+                    missing = ", ".join(sorted(set(self._roles) - topics))
                     raise FaultError(
-                        f"partition {partition} is assigned for {sorted(topics)} only: all inputs "
-                        "must have the same number of partitions, see `valuetide doctor`"
+                        f"partition {partition} of {missing} is not there: the topic was deleted, "
+                        "or has fewer partitions than the other inputs, see `valuetide doctor`"
                     )
             await self._close(self._open.keys() - by_partition.keys())
             opened = [p for p in by_partition if p not in self._open]
@@ -205,7 +206,13 @@ class Engine:
         """The open shards."""
         return self._open
 
+    @property
+    def why_paused(self) -> list[str]:
+        """Why shards take no more events, for each one that does not."""
+        return [shard.why_paused for shard in self._open.values() if shard.why_paused]
+
     def measure(self) -> None:
         """Bring the gauges up to date."""
+        self.metrics.paused_shards.set(len(self.why_paused))
         held = (*self._open.values(), *self._parked.values())
         self.metrics.customers.set(sum(shard.in_memory for shard in held))

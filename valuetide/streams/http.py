@@ -212,10 +212,13 @@ class HttpServer:
         return self._json(score)
 
     async def _top(self, request: web.Request) -> web.Response:
-        field = request.query.get("field", "profit")
+        unknown = sorted(set(request.query) - {"by", "count"})
+        count = request.query.get("count", "10")
+        if unknown or not count.isdecimal():
+            wrong = f"no parameter {unknown[0][:40]}" if unknown else "count: must be a number"
+            return self._json({"error": f"{wrong}; /top takes by and count"}, 400)
         try:
-            count = int(request.query.get("count", "10"))
-            return self._json(await self._reader.top(field, count))
+            return self._json(await self._reader.top(request.query.get("by", "profit"), int(count)))
         except ValueError as error:
             return self._json({"error": str(error)}, 400)
 

@@ -20,7 +20,7 @@ LOCAL: dict[str, Any] = {
     # takes as long as a rebalance may.
     "fetch_max_wait_ms": 5,
     "rebalance_timeout_seconds": 2.0,
-    "session_timeout_seconds": 6.0,
+    "session_timeout_seconds": 3.0,
     # Whether a child is ready we ask a hundred times a second.
     "http_rate_per_second": 1_000.0,
     "http_burst": 1_000,

@@ -105,6 +105,11 @@ class Metrics:
             registry=registry,
         )
         self.shards = Gauge("valuetide_shards", "Shards of this worker", registry=registry)
+        self.paused_shards = Gauge(
+            "valuetide_paused_shards",
+            "Shards of this worker that take no events for too many dead letters",
+            registry=registry,
+        )
         self.customers = Gauge(
             "valuetide_customers_in_memory", "Customers held in memory", registry=registry
         )

@@ -108,6 +108,8 @@ class Publisher:
             futures += [await self._send_one(message) for message in others]
         except KafkaError as error:
             raise BrokerUnavailableError(f"Kafka: {error}") from error
+        for future in futures:
+            future.add_done_callback(_hear)
         return Delivery(futures)
 
     async def _send_one(self, message: Outgoing) -> "asyncio.Future[object]":
@@ -123,6 +125,16 @@ class Publisher:
                 headers=(*message.headers, ("truncated", b"true")),
             )
             return await send_message(self._producer, shorter)
+
+
+def _hear(future: "asyncio.Future[object]") -> None:
+    """Take note of an error that nobody waits for any more, or asyncio would print it at the end.
+
+    A shard that starts again drops its deliveries; the last word of a worker's log is for what
+    made it end.
+    """
+    if not future.cancelled():
+        future.exception()
 
 
 async def send_message(producer: AIOKafkaProducer, message: Outgoing) -> "asyncio.Future[object]":

@@ -137,7 +137,7 @@ class Reader:
             When customers are not ranked by that field, or the count is not in range.
         """
         if field not in self._ranked:
-            raise ValueError(f"field: customers are ranked by {', '.join(self._ranked)}")
+            raise ValueError(f"by: customers are ranked by {', '.join(self._ranked)}")
         if not 1 <= count <= self._settings.top_size:
             raise ValueError(f"count: 1 to {self._settings.top_size}, the setting top_size")
         prefix = self._settings.key_prefix

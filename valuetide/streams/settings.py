@@ -117,6 +117,18 @@ class Settings(BaseSettings):
     max_event_bytes: Annotated[int, Field(ge=256, description="A larger event is rejected")] = (
         262_144
     )
+    dead_letter_run: Annotated[
+        int, Field(ge=0, description="Rejected events of a topic in a row pause a shard; 0: never")
+    ] = 10_000
+    dead_letter_ratio: Annotated[
+        float, Field(ge=0, le=1, description="Share of rejected events pauses a shard; 0: never")
+    ] = 0.5
+    dead_letter_window: Annotated[
+        int, Field(ge=1, le=1_000_000, description="Last events of a shard that are looked at")
+    ] = 10_000
+    dead_letter_pause_seconds: Annotated[
+        float, Field(ge=0, description="A paused shard goes on by itself; 0: after a restart only")
+    ] = 0.0
     max_batch_events: Annotated[
         int, Field(ge=1, le=100_000, description="Events of one micro-batch, at most")
     ] = 4_000

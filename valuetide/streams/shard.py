@@ -14,6 +14,7 @@ before that carry an older epoch and are ignored.
 
 import asyncio
 import contextlib
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -30,6 +31,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
+from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Pool
@@ -161,6 +163,7 @@ class Shard:
         self._queue: deque[Chunk] = deque()
         self._wake = asyncio.Event()
         self._paused = False
+        self._flood = Flood(partition, services.settings)
         self._steps: set[asyncio.Task[None]] = set()
         self._slots = asyncio.Semaphore(services.settings.max_batches_in_flight)
         self._last_sent: asyncio.Event | None = None
@@ -196,14 +199,20 @@ class Shard:
         await self._refresh_pool()
         self._failure = None
         self._made_progress(self._memory.sequence)
+        if self._flood.why:
+            self._pause()
         self._worker = asyncio.create_task(self._work(), name=f"shard-{self.partition}")
 
     async def _read_record(self) -> ShardRecord:
+        settings = self._services.settings
         try:
             async with asyncio.timeout(READ_SECONDS):
-                return await self._services.store.read_shard(self.partition)
+                record = await self._services.store.read_shard(self.partition)
         except TimeoutError:
             raise StoreUnavailableError(f"Redis: no answer within {READ_SECONDS:g} s") from None
+        if self._made and not record.sequence and settings.lost_positions == "stop":
+            raise lost_state(self.partition, f"this worker saw commit {self._made} there")
+        return record
 
     async def _refresh_pool(self) -> None:
         services = self._services
@@ -227,7 +236,7 @@ class Shard:
             gets the shard next reads it again from the last commit.
         """
         self._queue.clear()
-        self._resume()
+        self._release()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wait_quiet(), timeout_seconds)
         clean = not self._busy and not self._steps and self._failure is None
@@ -258,6 +267,11 @@ class Shard:
         return len(self._memory)
 
     @property
+    def why_paused(self) -> str:
+        """Why the shard takes no more events; empty while it does."""
+        return self._flood.why
+
+    @property
     def idle(self) -> bool:
         """Whether nothing is queued, in hand or in flight."""
         return not (self._queue or self._busy or self._steps)
@@ -268,9 +282,8 @@ class Shard:
             return
         self._queue.append(chunk)
         self._wake.set()
-        if len(self._queue) >= QUEUED_CHUNKS_HIGH and not self._paused:
-            self._paused = True
-            self._flow.pause(self.partition)
+        if len(self._queue) >= QUEUED_CHUNKS_HIGH:
+            self._pause()
 
     async def _wait_quiet(self) -> None:
         """Wait until nothing is in hand or in flight, or something has failed."""
@@ -278,10 +291,37 @@ class Shard:
             self._quiet.clear()
             await self._quiet.wait()
 
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._flow.pause(self.partition)
+
     def _resume(self) -> None:
-        if self._paused and len(self._queue) <= QUEUED_CHUNKS_HIGH // 2:
+        if not self._flood.why and len(self._queue) <= QUEUED_CHUNKS_HIGH // 2:
+            self._release()
+
+    def _release(self) -> None:
+        if self._paused:
             self._paused = False
             self._flow.resume(self.partition)
+
+    def _watch_flood(self, role: Role, records: int, rejections: Sequence[Rejection]) -> None:
+        """Take no more events when a limit of dead letters is reached."""
+        if self._flood.why:
+            return
+        self._flood.see(role, records, rejections)
+        if self._flood.why:
+            log.error("shard takes no more events", why=self._flood.why)
+            self._pause()
+            seconds = self._services.settings.dead_letter_pause_seconds
+            if seconds:
+                asyncio.get_running_loop().call_later(seconds, self._lift_pause)
+
+    def _lift_pause(self) -> None:
+        log.warning("shard takes events again", partition=self.partition)
+        self._flood.lift()
+        self._wake.set()
+        self._resume()
 
     async def _work(self) -> None:
         while True:
@@ -303,7 +343,7 @@ class Shard:
 
     async def _take_one(self) -> None:
         """Work on the next chunk, or wait until there is one or something has failed."""
-        if not self._queue:
+        if not self._queue or self._flood.why:
             self._wake.clear()
             await self._wake.wait()
             return
@@ -348,7 +388,8 @@ class Shard:
             return False
         await self._abandon()
         while True:
-            await asyncio.sleep(delay)
+            # Shards that failed together should not come back together.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
             try:
                 record = await self._read_record()
                 if record.sequence != self._made:
@@ -388,6 +429,7 @@ class Shard:
 
     def _load(self, record: ShardRecord) -> None:
         services = self._services
+        self._flood.forget()  # what is read again must not count twice
         self._memory = ShardMemory(
             self.partition, services.settings, services.writer, record, services.pool
         )
@@ -436,6 +478,7 @@ class Shard:
             "rerouted": rerouted,
         }
         memory.count(role, counts)
+        self._watch_flood(role, len(records), rejections)
         step = _Step(
             role=role,
             commit=memory.commit(scored, memory.sum_months(role, decoded, folded)),
@@ -612,4 +655,14 @@ def lost_position(topic: str, partition: int, position: int) -> FaultError:
         "state in Redis goes on. Events were deleted by retention before they were read, or the "
         "topic was made anew. Put the topic back, or accept the loss and go on from the oldest "
         "event there with VALUETIDE_LOST_POSITIONS=earliest."
+    )
+
+
+def lost_state(partition: int, how_we_know: str) -> FaultError:
+    """Give the error for a state that was there and is not any more."""
+    return FaultError(
+        f"partition {partition}: Redis has no state, but {how_we_know}. It was restarted empty, or "
+        "redis_url or key_prefix is wrong. Put its data back (append-only file, snapshot or "
+        "replica), or have the state built again from the oldest events that the topics still "
+        "have with VALUETIDE_LOST_POSITIONS=earliest."
     )

@@ -16,7 +16,6 @@ Faust loads the driver by the name ``valuetide`` from the ``faust.transports`` e
 """
 
 import asyncio
-import contextlib
 import time
 from collections import defaultdict
 from collections.abc import Mapping
@@ -32,17 +31,23 @@ from aiokafka.structs import TopicPartition as AioTopicPartition
 from faust.transport.drivers import aiokafka as faust_driver
 from faust.types import TP, ConsumerMessage
 
-from valuetide.schemas.errors import TransientError
+from valuetide.schemas.errors import FaultError, TransientError
+from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.connections import broker_arguments
-from valuetide.streams.shard import lost_position
+from valuetide.streams.shard import lost_position, lost_state
 
 log = structlog.get_logger(__name__)
 
+BATCHES_PER_FETCH = 4
 FETCH_MAX_BYTES = 16 * 1024 * 1024
 REQUEST_TIMEOUT_MS = 30_000
 HELD_BACK_SECONDS = 0.01
 CHECK_SECONDS = 1.0
+GONE_SECONDS = 10.0
+METADATA_AGE_MS = 10_000
+"""What the client knows of topics is never older, so that a deleted one is noticed."""
+
 FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.1, 2.0
 STOP_SECONDS = 5.0
 
@@ -87,6 +92,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         super().__post_init__()
         self._epochs: dict[Any, int] = defaultdict(int)
         self._check_due = 0.0
+        self._gone_since: float | None = None
 
     @property
     def _engine(self) -> Positions:
@@ -104,7 +110,8 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             # Every position comes from the state. One that the topic does not have is a fault,
             # unless the settings accept the loss.
             auto_offset_reset="earliest" if settings.lost_positions == "earliest" else "none",
-            max_poll_records=settings.max_batch_events,
+            # Several batches at a time, so that with a backlog more than one shard gets some.
+            max_poll_records=settings.max_batch_events * BATCHES_PER_FETCH,
             max_poll_interval_ms=int((conf.broker_max_poll_interval or 0) * 1000),
             max_partition_fetch_bytes=conf.consumer_max_fetch_size,
             fetch_max_bytes=FETCH_MAX_BYTES,
@@ -114,7 +121,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             session_timeout_ms=int(conf.broker_session_timeout * 1000),
             rebalance_timeout_ms=int(conf.broker_rebalance_timeout * 1000),
             heartbeat_interval_ms=int(conf.broker_heartbeat_interval * 1000),
-            metadata_max_age_ms=conf.consumer_metadata_max_age_ms,
+            metadata_max_age_ms=METADATA_AGE_MS,
             connections_max_idle_ms=conf.consumer_connections_max_idle_ms,
             isolation_level="read_committed",
             **broker_arguments(settings),
@@ -127,13 +134,13 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         timeout: float | None = None,
         max_records: int | None = None,
     ) -> Any:
-        fetched = set(active_partitions) - cast("Consumer", self.consumer).held_back
-        if not fetched:
+        wanted = set(active_partitions) - cast("Consumer", self.consumer).held_back
+        if not wanted:
             await asyncio.sleep(HELD_BACK_SECONDS)
             return {}
         try:
             records = await super()._fetch_records(
-                consumer, fetched, timeout=timeout, max_records=max_records
+                consumer, wanted, timeout=timeout, max_records=max_records
             )
         except NoOffsetForPartitionError:
             return {}  # assigned, but not yet set to its position
@@ -144,9 +151,13 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         self._check_positions(consumer)
         # No other coroutine of this thread runs between the fetch and this line, so the epoch is
         # that of the position that the records were fetched from.
+        most = cast("Any", self.app).settings.max_batch_events
         return {
-            tp: [Chunk(tp.topic, tp.partition, batch, self._epochs[tp])]
-            for tp, batch in records.items()
+            tp: [
+                Chunk(tp.topic, tp.partition, fetched[at : at + most], self._epochs[tp])
+                for at in range(0, len(fetched), most)
+            ]
+            for tp, fetched in records.items()
         }
 
     def _check_positions(self, consumer: aiokafka.AIOKafkaConsumer) -> None:
@@ -158,11 +169,37 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         if now < self._check_due:
             return
         self._check_due = now + CHECK_SECONDS
+        self._check_topics(consumer, now)
         assignment = consumer._subscription.subscription.assignment
         for place in assignment.tps if assignment is not None else ():
             state = assignment.state_value(place)
-            if state.has_valid_position and (state.highwater or state.position) < state.position:
+            end = state.highwater  # 0 for a topic that is empty, None before the first answer
+            if end is not None and state.has_valid_position and end < state.position:
                 self._fail(lost_position(place.topic, place.partition, state.position))
+
+    def _check_topics(self, consumer: aiokafka.AIOKafkaConsumer, now: float) -> None:
+        """Make sure that the topics are there; the client would wait for ever for one that is not.
+
+        A broker that has just been started may not know all of them yet.
+        """
+        cluster = consumer._client.cluster
+        gone = [topic for topic in self._topics() if not cluster.partitions_for_topic(topic)]
+        if not gone:
+            self._gone_since = None
+        elif self._gone_since is None:
+            self._gone_since = now
+        elif now - self._gone_since > GONE_SECONDS:
+            self._fail(
+                FaultError(
+                    f"no topic {', '.join(gone)} on the broker any more. The state in Redis is as "
+                    "of the last event that was read. Put the topic back with its events, or start "
+                    "afresh with another key_prefix and group."
+                )
+            )
+
+    def _topics(self) -> list[str]:
+        names = cast("Any", self.app).settings.topics
+        return [getattr(names, role) for role in INPUTS]
 
     def _fail(self, error: Exception) -> None:
         """Tell the application, which lives in another thread, that we cannot go on."""
@@ -185,7 +222,9 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         while True:
             await self._engine.wait_until_assigned()
             try:
-                return await self._engine.open_shards(self.assignment())
+                positions = await self._engine.open_shards(self.assignment())
+                await self._check_group(positions)
+                return positions
             except TransientError as error:
                 log.warning("shards cannot be opened yet", why=str(error))
                 if time.monotonic() > give_up:
@@ -196,6 +235,33 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             except Exception as error:
                 app.on_fault(error)
                 return {}
+
+    async def _check_group(self, positions: dict[TP, tuple[int, int]]) -> None:
+        """Make sure that the state is not gone: the group cannot be further than nowhere.
+
+        Raises
+        ------
+        FaultError
+            When the state begins with nothing where the group has already committed an offset.
+        TransientError
+            When the broker does not say.
+        """
+        if cast("Any", self.app).settings.lost_positions == "earliest":
+            return
+        begun = {tp.partition for tp, (offset, _) in positions.items() if offset}
+        for tp in positions:
+            if tp.partition not in begun and (
+                known := await self.call_thread(self._group_offset, tp)
+            ):
+                raise lost_state(
+                    tp.partition, f"the consumer group's offset in {tp.topic} is {known}"
+                )
+
+    async def _group_offset(self, tp: TP) -> int:
+        try:
+            return int(await asyncio.wait_for(self._ensure_consumer().committed(tp), 5) or 0)
+        except (TimeoutError, KafkaError) as error:
+            raise TransientError(f"Kafka does not give the group's offset: {error}") from error
 
     async def set_positions(self, positions: dict[TP, tuple[int, int]]) -> None:
         """Set offset and epoch of partitions, those that are still assigned."""
@@ -212,8 +278,14 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         """Stop the client; one whose broker is away would take a minute."""
         await mode.threads.QueueServiceThread.on_thread_stop(self)
         if self._consumer is not None:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._consumer.stop(), STOP_SECONDS)
+            # With the broker away, the client cancels its own fetches in a way that ends the
+            # one who waits for it, too: this thread, and with it every hope of an end.
+            stopping = asyncio.ensure_future(self._consumer.stop())
+            await asyncio.wait([stopping], timeout=STOP_SECONDS)
+            if not stopping.done():
+                stopping.cancel()
+            elif not stopping.cancelled() and (error := stopping.exception()) is not None:
+                log.debug("the Kafka client did not stop in good order", why=str(error))
 
     def close(self) -> None:
         """Do nothing: Faust would close the client in the wrong event loop; its thread does."""

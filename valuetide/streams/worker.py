@@ -25,6 +25,8 @@ from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings, unknown_variables
 
 WATCH_SECONDS = 0.5
+PAUSED_SHOWN = 3
+"""Paused partitions that /readyz explains; of more it gives the number."""
 
 log = structlog.get_logger(__name__)
 
@@ -165,6 +167,10 @@ class Worker:
             why = "rebalancing"
         elif not self._connected:
             why = "no connection to a broker"
+        elif paused := app.engine.why_paused:
+            why = "; ".join(paused[:PAUSED_SHOWN])
+            if len(paused) > PAUSED_SHOWN:
+                why += f"; and {len(paused) - PAUSED_SHOWN} more partitions"
         state: dict[str, object] = {"ready": not why}
         if why:
             return state | {"why": why}

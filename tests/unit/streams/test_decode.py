@@ -296,3 +296,68 @@ def test_a_whole_chunk_of_rubbish_is_rejected_one_by_one() -> None:
 
 def test_examples_are_read_from_disk() -> None:
     assert example("orders", "placed")["kind"] == "placed"
+
+
+# -- limits that a shop sets ----------------------------------------------------------------------
+
+STRICT = Vocabulary(max_items=2, max_needs=1, max_attributes=0, max_id_length=5)
+LIMITED: list[tuple[Role, dict[str, Any], str, str]] = [
+    ("orders", order("ann", 1, items=[{"sku": "x"}] * 2), "", ""),
+    ("orders", order("ann", 1, items=None), "", ""),
+    ("orders", order("ann", 1, items=[{"sku": "x"}] * 3), "items", "has more than 2 entries"),
+    ("interactions", visit("ann", 1, needs={"a": 1}), "", ""),
+    ("interactions", visit("ann", 1, needs={"a": 1, "b": 2}), "needs", "has more than 1 entries"),
+    ("feedback", answer("ann", 1, attributes={}), "", ""),
+    ("feedback", answer("ann", 1, attributes={"a": 1}), "attributes", "has more than 0 entries"),
+    ("orders", order("a" * 5, 1, order_id="o" * 5, event_id="e" * 5), "", ""),
+    ("orders", order("a" * 6, 1), "customer_id", "has more than 5 characters"),
+    ("orders", order("ann", 1, order_id="o" * 6), "order_id", "has more than 5 characters"),
+    ("feedback", answer("ann", 1, event_id="é" * 6), "event_id", "has more than 5 characters"),
+    ("interactions", visit("ann", 1, event_id="é" * 5), "", ""),
+]
+
+
+@pytest.mark.parametrize(("role", "event", "field", "says"), LIMITED)
+def test_a_shop_may_set_tighter_limits(
+    role: Role, event: dict[str, Any], field: str, says: str
+) -> None:
+    decoded = Decoder(role, STRICT, LIMIT).decode([text(event)], NOW_MS)
+    wanted = [(field, f"{field}: {says}")] if field else []
+    assert [(one.field, one.reason) for one in decoded.rejections] == wanted
+    assert len(decoded.index) == (not field)
+    assert decode(role, text(event)).rejections == []
+
+
+@pytest.mark.parametrize("vocabulary", [WORDS, STRICT])
+def test_too_many_entries_are_named_before_all_that_is_wrong_with_them(
+    vocabulary: Vocabulary,
+) -> None:
+    wrong: list[tuple[Role, dict[str, Any], str]] = [
+        ("orders", order("ann", 1, items=[{}] * 1_001), "items"),
+        ("interactions", visit("ann", 1, needs={str(i): "x" for i in range(101)}), "needs"),
+        (
+            "feedback",
+            answer("ann", 1, attributes=dict.fromkeys(map(str, range(101)))),
+            "attributes",
+        ),
+    ]
+    for role, event, field in wrong:
+        (one,) = Decoder(role, vocabulary, 10**6).decode([text(event)], NOW_MS).rejections
+        assert one.field == field
+        assert one.reason.startswith(f"{field}: has more than ")
+
+
+def test_limits_above_the_schemas_are_refused() -> None:
+    for name, most in (("max_items", 1_000), ("max_needs", 100), ("max_id_length", 128)):
+        assert getattr(Vocabulary.model_validate({name: most}), name) == most
+        with pytest.raises(ValueError, match=name):
+            Vocabulary.model_validate({name: most + 1})
+
+
+def test_a_chunk_too_long_to_be_parsed_at_once_is_parsed_in_parts() -> None:
+    """Kafka's compression lets a fetch of a megabyte become a chunk of hundreds."""
+    event = text(order("ann", 1) | {"more": "x" * 200_000})
+    decoder = Decoder("orders", WORDS, 262_144)
+    decoded = decoder.decode([event] * 30 + [b"no"] + [event] * 30, NOW_MS)
+    assert len(decoded.index) == 60
+    assert [one.index for one in decoded.rejections] == [30]

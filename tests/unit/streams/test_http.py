@@ -173,10 +173,10 @@ def test_the_best_customers_and_what_is_allowed() -> None:
     async def scenario(get: Get, worker: FakeWorker, reader: FakeReader) -> None:
         status, body, _ = await get("/top")
         assert (status, [score["customer_id"] for score in body]) == (200, [ANN, BOB])
-        status, body, _ = await get("/top?field=revenue&count=1")
+        status, body, _ = await get("/top?by=revenue&count=1")
         assert [score["customer_id"] for score in body] == [ANN]
-        for query in ("field=rfm", "field=", "count=0", "count=101", "count=-1", "count=x",
-                      "count=1.5", "count=" + "9" * 5_000, "count="):  # fmt: skip
+        for query in ("by=rfm", "by=", "field=revenue", "count=0", "count=101", "count=-1",
+                      "count=x", "count=1.5", "count=" + "9" * 5_000, "count="):  # fmt: skip
             status, body, _ = await get(f"/top?{query}")
             assert status == 400, query
             assert set(body) == {"error"}

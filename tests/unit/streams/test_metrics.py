@@ -1,5 +1,8 @@
 """What is measured is what Prometheus' own client would measure, under well-formed names."""
 
+import json
+from typing import Any, cast
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,8 +11,11 @@ from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.exposition import generate_latest
 
 from tests.support.fakes import World, as_chunk, customers_of, run_quickly, settle
-from tests.unit.streams.helpers import order, visit
+from tests.unit.streams.helpers import answer, order, visit
+from valuetide.schemas.events import Feedback, Interaction, Order
+from valuetide.streams.decode import Role
 from valuetide.streams.metrics import DELAY_BOUNDS, ArrayHistogram, Metrics
+from valuetide.streams.shard import OUTCOMES
 
 BOUNDS = (0.1, 1.0, 10.0)
 UNITS = ("_seconds", "_events", "_bytes", "_info", "_shards", "_memory", "_total")
@@ -96,3 +102,52 @@ def test_workers_in_one_process_do_not_share_their_metrics() -> None:
     first, second = Metrics(), Metrics()
     first.recoveries.inc()
     assert second.registry.get_sample_value("valuetide_recoveries_total") == 0
+
+
+def test_label_values_are_bounded_whatever_arrives() -> None:
+    """Topics, outcomes, stages, fields and our partitions: no event can make another one."""
+
+    async def scenario() -> Metrics:
+        world = World()
+        (ann,) = customers_of(0, 4, 1)
+        await world.shard.open()
+        makers = {"orders": order, "interactions": visit, "feedback": answer}
+        for role, maker in makers.items():
+            events: list[dict[str, Any] | bytes | None] = [None, b"", b"{}", b"[]", b"\xff"]
+            names = [*maker(ann, 0), "items", "needs", "attributes", "cost", "channel"]
+            events += [maker(ann, i) | {name: f"made up {i}"} for i, name in enumerate(names)]
+            events += [maker(ann, i) | {f"field {i}": f"made up {i}"} for i in range(300)]
+            for name in ("needs", "attributes", "items"):
+                events += [maker(ann, i) | {name: {f"made up {i}": "x"}} for i in range(300)]
+            events += [maker(f"customer {i}", i) for i in range(300)]
+            events += [json.dumps(maker(ann, i))[: i % 90].encode() for i in range(300)]
+            world.shard.submit(as_chunk(events, role=as_role(role)))
+        await settle(300)
+        assert world.shard.idle
+        assert await world.shard.close(1.0)
+        return world.metrics
+
+    metrics = run_quickly(scenario())
+    fields = {"value"}.union(*(event.__annotations__ for event in (Order, Interaction, Feedback)))
+    allowed = {
+        "topic": {"orders", "interactions", "feedback"},
+        "outcome": {*OUTCOMES, "committed", "refused", "failed"},
+        "reason": fields,
+        "stage": {"decode", "load", "fold", "score", "encode", "publish"},
+        "partition": {"0"},
+    }
+    found: dict[str, set[str]] = {}
+    for metric in metrics.registry.collect():
+        if metric.name.startswith("valuetide_"):
+            for sample in metric.samples:
+                for name, value in sample.labels.items():
+                    found.setdefault(name, set()).add(value)
+    found.pop("le")
+    assert found.keys() == allowed.keys()
+    for name, values in found.items():
+        assert values <= allowed[name], name
+    assert len(found["reason"]) >= 10
+
+
+def as_role(name: str) -> Role:
+    return cast("Role", name)

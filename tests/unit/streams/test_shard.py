@@ -352,6 +352,33 @@ def test_a_refused_commit_goes_back_to_what_the_store_has() -> None:
     run_quickly(scenario())
 
 
+@pytest.mark.parametrize("lost_positions", ["stop", "earliest"])
+def test_a_state_that_is_gone_is_a_fault_unless_that_is_accepted(lost_positions: str) -> None:
+    """Redis came back empty: going on as if nothing had happened would count from nothing."""
+
+    async def scenario() -> None:
+        world = World(settings=shard_settings(lost_positions=lost_positions))
+        history = await filled(world, 200)
+        lost: list[int] = []
+
+        async def lose(commit: Commit) -> None:
+            if commit.sequence == 3 and not lost:
+                lost.append(commit.sequence)
+                world.store.shards.clear()
+
+        world.store.before_commit = lose
+        if lost_positions == "earliest":
+            await world.drain(most=9)
+            assert world.flow.rewinds[0][0] == dict.fromkeys(INPUTS, 0)
+            await check_everything(world, history)
+        else:
+            with pytest.raises(FaultError, match=r"partition 0: Redis has no state, .* commit 2"):
+                await world.drain(most=9)
+            assert (await world.record()).sequence == 0
+
+    run_quickly(scenario())
+
+
 @pytest.mark.parametrize("where", ["before_commit", "before_read_states", "after_commit"])
 def test_a_store_that_is_away_for_a_while_costs_nothing_but_time(where: str) -> None:
     async def scenario() -> None:

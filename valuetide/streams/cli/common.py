@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from valuetide.schemas.errors import ValuetideError
-from valuetide.streams.settings import SettingsError
+from valuetide.streams.settings import SettingsError, unknown_variables
 
 T = TypeVar("T")
 
@@ -20,6 +20,9 @@ class Cli(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn our errors into exit codes 1 and, for settings, 2."""
+        for variable, likely in unknown_variables().items():
+            advice = f"; do you mean {likely}?" if likely else ""
+            click.echo(f"warning: {variable} is no setting{advice}", err=True)
         try:
             return super().invoke(ctx)
         except SettingsError as error:

@@ -35,12 +35,15 @@ needs no mapping:
   valuetide replay shop.csv --map customer_id=who --map occurred_at=day \\
     --map amount=total --map order_id=@id --set kind=placed --currency EUR
 
-The column @id is an id made from the row. Known data sets need no mapping at all:
+The column @id is an id made of the file's content and the row's number: the same file counts once
+however often it is sent, but a file that was edited is another file, and its orders count anew.
+Map a column with real order numbers where there is one. Known data sets need no mapping at all:
 
 \b
 {_PRESET_HELP}
 
-Exit codes: 0 all sent, 1 an error, 2 wrong usage, 130 stopped by a signal.
+Exit codes: 0 sent, with a count of what was skipped; 1 an error or nothing to send,
+2 wrong usage, 130 stopped by a signal.
 """
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
@@ -186,6 +189,8 @@ def _pairs(option: str, texts: Iterable[str]) -> dict[str, str]:
 def _print_first(job: "Replay", count: int) -> None:
     for event in islice(job.events(), count):
         click.echo(event.value)
+    for reason, skip in job.tally.skipped.items():
+        click.echo(f"skipped {skip.count} from line {skip.first_line} on: {reason}", err=True)
 
 
 def _warn_of_currency(job: "Replay") -> None:
@@ -214,6 +219,8 @@ def _send(ctx: click.Context, job: "Replay", *, as_json: bool) -> None:
     if sent.stopped:
         click.echo(f"stopped{_how_to_go_on(job.state)}", err=True)
         ctx.exit(INTERRUPTED)
+    if not sent.events and summary["skipped"]:
+        raise click.ClickException("nothing was sent: every row was skipped, see above")
     if not sent.events and job.resumed_from:
         click.echo(f"nothing was left to send; {job.state} says so", err=True)
 

@@ -15,7 +15,7 @@ def up(
 ) -> None:
     """Start an embedded broker, an embedded Redis and a worker, until Ctrl-C.
 
-    It prints the two lines to paste into another terminal, where all other commands then work:
+    It prints a line to paste into another terminal, where all other commands then work:
 
     \b
     export VALUETIDE_BROKER=127.0.0.1:40123 VALUETIDE_REDIS_URL=redis://127.0.0.1:40124/0
@@ -30,20 +30,22 @@ def up(
     from valuetide.streams.worker import Worker
 
     with embedded_services(broker_port=broker_port, redis_port=redis_port) as services:
-        settings = local_settings(services, http_port=http_port or 0)
+        settings = local_settings(services, http_port=http_port or 0, log_level="warning")
         configure_logging(settings.log_level, settings.log_format)
         prepare(settings)
-        click.echo(
-            f"export VALUETIDE_BROKER={services.broker} VALUETIDE_REDIS_URL={services.redis_url}"
-        )
+        line = f"export VALUETIDE_BROKER={services.broker} VALUETIDE_REDIS_URL={services.redis_url}"
+
+        def announce(ready: Worker) -> None:
+            click.echo(f"{line}\n# worker ready, {ready.http_address}")
 
         async def work() -> None:
             if no_worker:
+                click.echo(line)
                 await _until_signal()
                 return
             worker = Worker(settings)
             worker.stop_on_signals()
-            await worker.run(lambda ready: click.echo(f"# worker ready, {ready.http_address}"))
+            await worker.run(announce)
 
         run(work())
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from http import HTTPStatus
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -203,7 +204,9 @@ class Demo:
         return versions
 
     def _worker_cpu_seconds(self) -> float:
-        _, text = self.worker.get("/metrics")
+        status, text = self.worker.get("/metrics")
+        if status != HTTPStatus.OK:
+            raise FaultError(f"the worker's /metrics answers {status}")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 if sample.name == "process_cpu_seconds_total":

@@ -220,7 +220,7 @@ def _as_number(name: str, value: object) -> float:
             return float(value)
     except (ValueError, OverflowError):
         pass
-    raise InvalidEventError(f"{name}: is not a number")
+    raise InvalidEventError(f"{name}: is not a number (a decimal point, no thousands marks)")
 
 
 def _as_structure(name: str, value: object) -> Any:
