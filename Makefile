@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST ?= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke wheel lock clean
+.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-clv wheel lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -64,6 +64,9 @@ docs: $(VENV)/dev  ## Generate JSON Schema and AsyncAPI into docs/
 
 bench-smoke: $(VENV)/dev  ## A small run of the benchmark: that it runs, and that its result is right
 	$(BIN)/python -m bench.pipeline --events 20000 --rounds 1
+
+bench-clv: $(VENV)/dev  ## Lifetime value through the pipeline against batch fits of the same data
+	$(BIN)/python -m bench.clv
 
 wheel: $(VENV)/dev  ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel

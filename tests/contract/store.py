@@ -53,6 +53,7 @@ def make_commit(
     customers: dict[str, bytes] | None = None,
     rows: Sequence[Sequence[type_of_value]] | None = None,
     top: dict[str, list[tuple[float, str]]] | None = None,
+    model: dict[str, bytes] | None = None,
 ) -> Commit:
     """Give a commit; each customer's row tells its state's length unless rows are given."""
     customers = customers or {}
@@ -68,6 +69,7 @@ def make_commit(
         if rows is None
         else rows,
         top=top or {},
+        model=model or {},
     )
 
 
@@ -158,6 +160,26 @@ class StateStoreContract(ABC):
                 {"2025-12": "1", "2026-01": "5", "2026-02": "6"},
             )
             assert await store.read_states(0, ["ann", "bob"]) == [b"new", b"stays"]
+
+        self.run(scenario)
+
+    def test_pieces_of_the_model_merge_hold_every_byte_and_are_read_one_by_one(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            every = bytes(range(256))
+            pieces = {f"{n:02x}": every[n:] * 5 for n in range(256)} | {"head": b"\x00\xff"}
+            await store.commit(make_commit(1, model=pieces, customers={"ann": b"a"}))
+            assert (await store.read_shard(0)).model == pieces
+            await store.commit(make_commit(2, model={"07": b"", "head": b"2", "more": every}))
+            merged = pieces | {"07": b"", "head": b"2", "more": every}
+            assert (await store.read_shard(0)).model == merged
+            await store.commit(make_commit(3))
+            assert (await store.read_shard(0)).model == merged
+            with pytest.raises(CommitRefusedError):
+                await store.commit(make_commit(3, writer="two", model={"head": b"3"}))
+            await store.commit(make_commit(1, partition=2, model={"head": b"other"}))
+            assert await store.read_models([2, 1, 0], "head") == [b"other", None, b"2"]
+            assert await store.read_models([], "head") == []
+            assert await store.read_states(0, ["ann"]) == [b"a"]
 
         self.run(scenario)
 

@@ -116,7 +116,13 @@ class TestRedisStore(StateStoreContract):
             ranked = {"profit": [(1.0, "{x}")], "revenue": [(1.0, "}{")]}
             months = {"2026-01": "1"}
             await store.commit(
-                make_commit(partition=3, customers=customers, top=ranked, months=months)
+                make_commit(
+                    partition=3,
+                    customers=customers,
+                    top=ranked,
+                    months=months,
+                    model={"head": b"\xff"},
+                )
             )
             async with client(self.url) as found:
                 keys = await found.keys(f"{self.prefix}:*")
@@ -125,6 +131,7 @@ class TestRedisStore(StateStoreContract):
             assert {key.decode() for key in keys} == {
                 f"{shard}:commit",
                 f"{shard}:series:month",
+                f"{shard}:model",
                 f"{shard}:top:profit",
                 f"{shard}:top:revenue",
                 *(f"{shard}:customer:{customer}" for customer in STRANGE_IDS),
@@ -181,6 +188,7 @@ def commits(draw: st.DrawFn) -> tuple[int, Commit]:
         customers=changed,
         rows=[draw(rows_of) for _ in changed],
         top=draw(st.dictionaries(st.sampled_from(RANKED), offers, max_size=2)),
+        model=draw(st.dictionaries(st.sampled_from(["head", "00"]), st.binary(max_size=9))),
     )
 
 
@@ -219,6 +227,7 @@ def test_any_sequence_of_commits_reads_the_same_as_in_memory(
                     customers=dict(zip(drawn.ids, drawn.states, strict=True)),
                     rows=drawn.rows,
                     top=drawn.top,
+                    model=drawn.model,
                 )
                 assert await outcome(store, commit) == await outcome(model, commit)
                 at[p] = (await model.read_shard(p)).sequence
@@ -247,6 +256,7 @@ def test_any_sequence_of_commits_reads_the_same_as_in_memory(
 CALLS: dict[str, Callable[[StateStore], Awaitable[object]]] = {
     "read_shard": lambda store: store.read_shard(0),
     "read_states": lambda store: store.read_states(0, ["ann"]),
+    "read_models": lambda store: store.read_models([0], "head"),
     "commit": lambda store: store.commit(make_commit(customers={"ann": b"a"})),
 }
 WRITES = make_commit(

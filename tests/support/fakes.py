@@ -18,6 +18,7 @@ from valuetide.streams.clock import Clock
 from valuetide.streams.decode import Decoder, Role
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
+from valuetide.streams.pool import Pool
 from valuetide.streams.publish import Delivery, Outgoing
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Services, Shard
@@ -326,6 +327,7 @@ class World:
                 role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
                 for role in INPUTS
             },
+            pool=Pool(),
         )
         return Shard(
             self.partition,

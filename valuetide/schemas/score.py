@@ -1,5 +1,6 @@
 """The score record and the dead letter: what goes out."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field
@@ -7,8 +8,16 @@ from typing_extensions import TypedDict
 
 from valuetide.schemas.events import Identifier
 
-RANKED = ("profit", "revenue", "decayed_value")
-"""Fields by which the best customers are kept."""
+DEFAULT_HORIZONS = (90, 365)
+"""Days over which value is foreseen, if the settings do not say."""
+
+
+def ranked_fields(horizons_days: Sequence[int]) -> tuple[str, ...]:
+    """Give the fields by which the best customers are kept; the last is the longest clv."""
+    return ("profit", "revenue", "decayed_value", f"clv_{horizons_days[-1]}d")
+
+
+RANKED = ranked_fields(DEFAULT_HORIZONS)
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -17,7 +26,8 @@ class Score(TypedDict):
     """A customer's value after a commit: flat, the same names on ``scores`` and in Redis.
 
     Money is in the base currency, times are RFC 3339 in UTC. In the Redis hash an empty string
-    stands for null.
+    stands for null. What looks ahead is null without an order. Its horizons are the setting
+    ``horizons_days``, after which the fields are named; these are the default's.
     """
 
     customer_id: Annotated[Identifier, Field(description="Who; also the message's key")]
@@ -54,6 +64,37 @@ class Score(TypedDict):
             pattern="^([1-5]{3}|000)$",
             description="Recency, frequency, monetary digits, 5 best; 000 without an order",
         ),
+    ]
+    p_alive: Annotated[
+        float | None,
+        Field(ge=0, le=1, description="Chance of another order, ever; null without an order"),
+    ]
+    expected_orders_90d: Annotated[
+        float | None, Field(ge=0, description="Purchase days expected in the next 90 days")
+    ]
+    expected_orders_365d: Annotated[
+        float | None, Field(ge=0, description="Purchase days expected in the next 365 days")
+    ]
+    expected_order_value: Annotated[
+        float | None, Field(ge=0, description="Spend expected on such a day, before returns, costs")
+    ]
+    clv_90d: Annotated[
+        float | None, Field(description="Margin expected in the next 90 days, discounted")
+    ]
+    clv_90d_low: Annotated[
+        float | None, Field(description="The margin will be above this and below _high at 80 %")
+    ]
+    clv_90d_high: Annotated[float | None, Field(description="See clv_90d_low")]
+    clv_365d: Annotated[
+        float | None, Field(description="Margin expected in the next 365 days, discounted")
+    ]
+    clv_365d_low: Annotated[
+        float | None, Field(description="The margin will be above this and below _high at 80 %")
+    ]
+    clv_365d_high: Annotated[float | None, Field(description="See clv_365d_low")]
+    next_order_at: Annotated[
+        AwareDatetime | None,
+        Field(description="Even odds that the next order, if there is one, comes by then"),
     ]
 
 

@@ -51,6 +51,8 @@ class CurrentValue:
         Repeat purchases: UTC days with an order, less one; 0 without an order.
     monetary_value
         Currency units: mean gross spend of the days after the first; NaN without one.
+    first_day_spend
+        Minor units: gross spend of the first day with an order; 0 without one.
     rfm
         Three digits 1 to 5, "000" without an order.
     """
@@ -68,6 +70,7 @@ class CurrentValue:
     recency_days: FloatArray
     frequency: IntArray
     monetary_value: FloatArray
+    first_day_spend: IntArray
     rfm: NDArray[np.str_]
 
 
@@ -151,6 +154,7 @@ def current_value(
         recency_days=recency,
         frequency=np.maximum(days - 1, 0),
         monetary_value=monetary,
+        first_day_spend=first_spend,
         rfm=_rfm(recency, orders, revenue / scale, bands),
     )
 

@@ -14,7 +14,7 @@ import structlog
 from aiokafka import AIOKafkaProducer
 from faust.types import TP
 
-from valuetide.schemas.score import RANKED
+from valuetide.schemas.score import ranked_fields
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
@@ -23,7 +23,7 @@ from valuetide.streams.decode import Role
 from valuetide.streams.engine import Engine
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Publisher
-from valuetide.streams.records import COLUMNS
+from valuetide.streams.records import score_columns
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import RedisStore
 from valuetide.streams.transport import Consumer
@@ -125,8 +125,8 @@ class App(faust.App):
         self._store = RedisStore(
             redis_client(settings),
             prefix=settings.key_prefix,
-            columns=COLUMNS,
-            ranked=RANKED,
+            columns=score_columns(settings.horizons_days),
+            ranked=ranked_fields(settings.horizons_days),
             top_size=settings.top_size * RANKED_SLACK,
         )
         self._shard_producer = AIOKafkaProducer(

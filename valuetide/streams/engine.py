@@ -16,6 +16,7 @@ from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
 from valuetide.streams.decode import Decoder, Role
 from valuetide.streams.metrics import Metrics
+from valuetide.streams.pool import Pool
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
@@ -68,6 +69,7 @@ class Engine:
                 role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
                 for role in INPUTS
             },
+            pool=Pool(),
         )
         self._flow = flow
         self._on_fault = on_fault

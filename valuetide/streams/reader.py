@@ -1,28 +1,38 @@
 """Reads scores out of Redis, for the command line, for HTTP and for dashboards."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import math
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis import asyncio as aioredis
 
-from valuetide.schemas.score import RANKED, Score
+from valuetide.schemas.errors import FaultError
+from valuetide.schemas.score import Score, ranked_fields
 from valuetide.schemas.topics import INPUTS
+from valuetide.scoring.current_value import current_value
+from valuetide.scoring.customers import Customers
+from valuetide.scoring.lifetime.parameters import Parameters
+from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
+from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.records import COLUMNS, TOTALS
+from valuetide.streams.pool import decode_heads, pooled_parameters
+from valuetide.streams.records import TOTALS, score_columns, score_rows
 from valuetide.streams.settings import Settings
+from valuetide.streams.shard_model import ShardModel
 from valuetide.streams.store.redis import (
     commit_key,
     customer_key,
     mapped_errors,
+    model_key,
     months_key,
     top_key,
 )
 
 INTEGERS = frozenset({"version", "orders", "frequency"})
-TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm"})
+TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at"})
 SCAN_COUNT = 1_000
 MONTH_FIELDS = ("orders", "revenue", "returns", "refunds", "cancellations", "cancelled")
 
@@ -49,6 +59,26 @@ class Overview:
     months: dict[str, dict[str, float]]
 
 
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What all shards have learned.
+
+    Attributes
+    ----------
+    parameters
+        Pooled, those that scores are made with.
+    customers, orders
+        Customers of the shards, and the orders that were learned from, of all.
+    shards
+        Parameters of each partition that has learned, by itself.
+    """
+
+    parameters: Parameters
+    customers: int
+    orders: int
+    shards: dict[int, Parameters]
+
+
 class Reader:
     """Reads the state of all shards.
 
@@ -62,6 +92,8 @@ class Reader:
         self._settings = settings
         self._client: aioredis.Redis = redis_client(settings)
         self._scale = 10**settings.vocabulary.minor_digits
+        self._columns = score_columns(settings.horizons_days)
+        self._ranked = ranked_fields(settings.horizons_days)
 
     async def __aenter__(self) -> "Reader":
         return self
@@ -89,9 +121,12 @@ class Reader:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for customer in ids:
                     key = customer_key(prefix, partition_of(customer, partitions), customer)
-                    pipeline.hmget(key, COLUMNS)
+                    pipeline.hmget(key, self._columns)
                 rows = await pipeline.execute()
-        return [parse_score(customer, row) for customer, row in zip(ids, rows, strict=True)]
+        return [
+            parse_score(customer, row, self._columns)
+            for customer, row in zip(ids, rows, strict=True)
+        ]
 
     async def top(self, field: str, count: int) -> list[Score]:
         """Give the best customers over all shards by one of the ranked fields, best first.
@@ -101,8 +136,8 @@ class Reader:
         ValueError
             When customers are not ranked by that field, or the count is not in range.
         """
-        if field not in RANKED:
-            raise ValueError(f"by: customers are ranked by {', '.join(RANKED)}")
+        if field not in self._ranked:
+            raise ValueError(f"by: customers are ranked by {', '.join(self._ranked)}")
         if not 1 <= count <= self._settings.top_size:
             raise ValueError(f"count: 1 to {self._settings.top_size}, the setting top_size")
         prefix = self._settings.key_prefix
@@ -161,6 +196,112 @@ class Reader:
             },
         )
 
+    async def learned(self) -> Learned:
+        """Give the models' parameters.
+
+        Raises
+        ------
+        FaultError
+            When what is in Redis cannot be read.
+        """
+        partitions = range(self._settings.partitions)
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    key = model_key(self._settings.key_prefix, partition)
+                    pipeline.hmget(key, [HEAD, CUSTOMERS])
+                rows = await pipeline.execute()
+        heads, customers = zip(*rows, strict=True)
+        shards = decode_heads(partitions, heads, customers)
+        return Learned(
+            pooled_parameters(shards),
+            sum(count for _, count in shards.values()),
+            sum(learner.orders for learner, _ in shards.values()),
+            {partition: learner.parameters for partition, (learner, _) in shards.items()},
+        )
+
+    async def equity(self, now_ms: int | None = None) -> dict[str, float]:
+        """Give the sum of all customers' clv by horizon; see :meth:`evaluate`."""
+        names = [f"clv_{days}d" for days in self._settings.horizons_days]
+        sums: dict[str, list[float]] = {name: [] for name in names}
+        async for score in self.evaluate(now_ms):
+            for name in names:
+                sums[name].append(cast("dict[str, float | None]", score)[name] or 0.0)
+        return {name: math.fsum(values) for name, values in sums.items()}
+
+    async def evaluate(self, now_ms: int | None = None) -> AsyncIterator[Score]:
+        """Give the score that every customer has at a moment, computed from the stored states.
+
+        A stored score is for the moment of the customer's last event; this brings the silence
+        since then into account. Costs a walk over all keys.
+
+        Parameters
+        ----------
+        now_ms
+            The moment, ms since 1970; ``None``: what is now for the workers' clock. Events after
+            it count all the same.
+
+        Raises
+        ------
+        FaultError
+            When what is in Redis cannot be read.
+        """
+        settings, prefix = self._settings, self._settings.key_prefix
+        parameters = (await self.learned()).parameters
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in range(settings.partitions):
+                    pipeline.hgetall(commit_key(prefix, partition))
+                    pipeline.hgetall(model_key(prefix, partition))
+                answers = await pipeline.execute()
+        fields = [{k.decode(): v for k, v in record.items()} for record in answers[::2]]
+        if now_ms is None:
+            last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
+            now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
+        for partition, record in enumerate(fields):
+            totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
+            pieces = {k.decode(): v for k, v in answers[2 * partition + 1].items()}
+            try:
+                model = ShardModel(settings, pieces)
+                async for ids, states in self._states(partition):
+                    customers = Customers(settings.half_life_days)
+                    words = settings.vocabulary
+                    value = current_value(
+                        customers,
+                        customers.add(ids, states),
+                        now_ms,
+                        minor_digits=words.minor_digits,
+                        bands=words.rfm,
+                    )
+                    ahead = model.expect(value, totals, parameters, now_ms)
+                    rows = score_rows(value, ahead, now_ms, words.minor_digits)
+                    for customer, row in zip(ids, rows, strict=True):
+                        score = dict(zip(self._columns, row, strict=True))
+                        yield cast("Score", {"customer_id": customer} | score)
+            except ValueError as error:
+                raise FaultError(
+                    f"partition {partition}: what is in Redis cannot be read: {error}"
+                ) from error
+
+    async def _states(self, partition: int) -> AsyncIterator[tuple[list[str], list[bytes]]]:
+        """Give the packed states of a partition, some customers at a time."""
+        start = customer_key(self._settings.key_prefix, partition, "")
+        found: set[bytes] = set()
+        with mapped_errors():
+            # A scan may give a key twice.
+            async for key in self._client.scan_iter(match=_escaped(start) + "*", count=SCAN_COUNT):
+                found.add(key)
+        keys = sorted(found)
+        for at in range(0, len(keys), SCAN_COUNT):
+            part = keys[at : at + SCAN_COUNT]
+            with mapped_errors():
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    for key in part:
+                        pipeline.hget(key, "s")
+                    states = await pipeline.execute()
+            there = [(k.decode()[len(start) :], s) for k, s in zip(part, states, strict=True) if s]
+            yield [customer for customer, _ in there], [state for _, state in there]
+
     async def scan(self) -> AsyncIterator[Score]:
         """Give the score of every customer, in no order. Costs a walk over all keys."""
         prefix = self._settings.key_prefix
@@ -194,12 +335,14 @@ class Reader:
             await asyncio.sleep(0.1)
 
 
-def parse_score(customer_id: str, row: list[bytes | None]) -> Score | None:
-    """Make a score of the fields of a customer's hash, in the order of ``COLUMNS``."""
+def parse_score(
+    customer_id: str, row: Sequence[bytes | None], columns: Sequence[str]
+) -> Score | None:
+    """Make a score of the fields of a customer's hash, in the order of ``columns``."""
     if row[0] is None:
         return None
     score: dict[str, Any] = {"customer_id": customer_id}
-    for name, raw in zip(COLUMNS, row, strict=True):
+    for name, raw in zip(columns, row, strict=True):
         text = (raw or b"").decode()
         if name in TEXTS:
             score[name] = text or None

@@ -1,21 +1,42 @@
 """From computed values to what goes out: rows for Redis and JSON for the ``scores`` topic."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic_core import to_json
 
-from valuetide.schemas.score import Score
+from valuetide.schemas.score import DEFAULT_HORIZONS, Score
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue
+from valuetide.scoring.lifetime.value import Potential
 
-COLUMNS = tuple(name for name in Score.__annotations__ if name != "customer_id")
-"""Score fields in the order of a row; the customer's id is in the key."""
+CURRENT = tuple(Score.__annotations__)[1 : tuple(Score.__annotations__).index("p_alive")]
+"""Score fields that look back, in the order of a row."""
+
+
+def score_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
+    """Give the score fields in the order of a row; the customer's id is in the key."""
+    return (
+        *CURRENT,
+        "p_alive",
+        *(f"expected_orders_{days}d" for days in horizons_days),
+        "expected_order_value",
+        *(f"clv_{days}d{end}" for days in horizons_days for end in ("", "_low", "_high")),
+        "next_order_at",
+    )
+
+
+COLUMNS = score_columns(DEFAULT_HORIZONS)
+"""The fields with the default horizons, those of the schema."""
 
 TOTALS = ("orders", "revenue", "refunds", "margin", "cost_to_serve", "profit")
 """Fields whose sum over all customers is kept, money in minor units."""
+
+
+WEEK_MS = 7 * 86_400_000
 
 
 def format_times(at_ms: NDArray[np.int64]) -> list[str | None]:
@@ -27,13 +48,67 @@ def format_times(at_ms: NDArray[np.int64]) -> list[str | None]:
     ]
 
 
-def score_rows(value: CurrentValue, as_of_ms: int, minor_digits: int) -> list[tuple[Any, ...]]:
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What is to be expected of those customers who have an order.
+
+    Attributes
+    ----------
+    horizons_days
+        The horizons, ``h`` of them.
+    buyers
+        Positions of these ``n`` among the ``m`` customers of a batch, rising.
+    potential
+        Columns, ``(n,)`` or ``(h, n)``.
+    """
+
+    horizons_days: Sequence[int]
+    buyers: NDArray[np.intp]
+    potential: Potential
+
+    def clv(self, count: int) -> NDArray[np.float64]:
+        """Give the clv of the longest horizon, ``(count,)``, 0 without an order."""
+        clv = np.zeros(count)
+        clv[self.buyers] = self.potential.clv[-1]
+        return clv
+
+    def columns(self, count: int, as_of_ms: int, minor_digits: int) -> dict[str, list[Any]]:
+        """Give the fields of ``count`` customers, ``None`` without an order."""
+        found = self.potential
+        numbers = {"p_alive": np.round(found.p_alive, 4)}
+        numbers["expected_order_value"] = np.round(found.expected_order_value, minor_digits)
+        for days, orders in zip(self.horizons_days, found.expected_orders, strict=True):
+            numbers[f"expected_orders_{days}d"] = np.round(orders, 4)
+        for end, values in (("", found.clv), ("_low", found.low), ("_high", found.high)):
+            # Nothing to be had is 0, never -0.
+            rounded = np.round(values, minor_digits) + 0.0
+            for days, row in zip(self.horizons_days, rounded, strict=True):
+                numbers[f"clv_{days}d{end}"] = row
+        wait_ms = np.round(found.median_wait_weeks * WEEK_MS).astype(np.int64)
+        columns: dict[str, list[Any]] = {name: row.tolist() for name, row in numbers.items()}
+        columns["next_order_at"] = format_times(as_of_ms + wait_ms)
+        if len(self.buyers) == count:
+            return columns
+        return {name: self._spread(column, count) for name, column in columns.items()}
+
+    def _spread(self, column: list[Any], count: int) -> list[Any]:
+        spread: list[Any] = [None] * count
+        for at, one in zip(self.buyers.tolist(), column, strict=True):
+            spread[at] = one
+        return spread
+
+
+def score_rows(
+    value: CurrentValue, ahead: Ahead, as_of_ms: int, minor_digits: int
+) -> list[tuple[Any, ...]]:
     """Give the score fields of each customer.
 
     Parameters
     ----------
     value
         Columns, ``m`` customers.
+    ahead
+        What is to be expected of them.
     as_of_ms
         The moment they are for.
     minor_digits
@@ -42,7 +117,7 @@ def score_rows(value: CurrentValue, as_of_ms: int, minor_digits: int) -> list[tu
     Returns
     -------
     list of tuple
-        ``m`` rows in the order of :data:`COLUMNS`; ``None`` for no value.
+        ``m`` rows in the order of :func:`score_columns`; ``None`` for no value.
     """
     scale = 10.0**minor_digits
     as_of = format_times(np.array([as_of_ms], np.int64))[0]
@@ -61,12 +136,16 @@ def score_rows(value: CurrentValue, as_of_ms: int, minor_digits: int) -> list[tu
     for name in ("revenue", "refunds", "margin", "cost_to_serve", "profit"):
         # The quotient is the double nearest to the decimal, so it prints as that decimal.
         columns[name] = (getattr(value, name) / scale).tolist()
-    return list(zip(*(columns[name] for name in COLUMNS), strict=True))
+    columns |= ahead.columns(len(value.version), as_of_ms, minor_digits)
+    names = score_columns(ahead.horizons_days)
+    return list(zip(*(columns[name] for name in names), strict=True))
 
 
-def score_messages(ids: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[bytes]:
+def score_messages(
+    ids: Sequence[str], rows: Sequence[tuple[Any, ...]], columns: Sequence[str] = COLUMNS
+) -> list[bytes]:
     """Give the ``scores`` message of each customer."""
-    names = ("customer_id", *COLUMNS)
+    names = ("customer_id", *columns)
     return [
         to_json(dict(zip(names, (customer, *row), strict=True)))
         for customer, row in zip(ids, rows, strict=True)
@@ -76,7 +155,7 @@ def score_messages(ids: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> list[
 def rank_values(
     value: CurrentValue, as_of_ms: int, half_life_days: float, minor_digits: int
 ) -> NDArray[np.float64]:
-    """Give what customers are ranked by, one row for each of :data:`RANKED`.
+    """Give what customers are ranked by, one row for each ranked field that looks back.
 
     Profit and revenue are in currency units. A decayed value falls with time, for all customers
     by the same factor; its rank value is log2 of it plus the half-lives passed since 1970, which

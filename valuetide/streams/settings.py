@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from valuetide.schemas.errors import FaultError
+from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
 
@@ -99,6 +100,16 @@ class Settings(BaseSettings):
     half_life_days: Annotated[
         float, Field(ge=30, le=36_500, description="Of decayed_value; fixed for a given state")
     ] = 90.0
+    horizons_days: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=3_650)], ...],
+        Field(min_length=1, max_length=4, description="How far clv looks, rising; names fields"),
+    ] = DEFAULT_HORIZONS
+    yearly_discount: Annotated[
+        float, Field(ge=0, le=1, description="Of clv; .1: a dollar in a year is worth 1/1.1 now")
+    ] = 0.1
+    model_refresh_seconds: Annotated[
+        float, Field(gt=0, description="What shards of other workers learned is read this often")
+    ] = 10.0
     clock: Annotated[
         Literal["auto", "wall", "event"],
         Field(description="What now is: wall clock, event time, or whichever fits"),
@@ -167,6 +178,12 @@ class Settings(BaseSettings):
             raise ValueError("http_token: needed when http_host is not the loopback address")
         if self.heartbeat_seconds * 2 > self.session_timeout_seconds:
             raise ValueError("heartbeat_seconds: at most half of session_timeout_seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _horizons_rise(self) -> Self:
+        if list(self.horizons_days) != sorted(set(self.horizons_days)):
+            raise ValueError("horizons_days: must rise, as 90, 365")
         return self
 
     @model_validator(mode="after")

@@ -34,10 +34,9 @@ from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
+from valuetide.streams.pool import Pool
 from valuetide.streams.publish import Delivery, Outgoing
-from valuetide.streams.records import (
-    score_messages,
-)
+from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import ShardMemory
 from valuetide.streams.sorting_out import dead_letters, strays
@@ -96,7 +95,7 @@ class Flow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What shards share: settings, clock, store, sender, metrics, and the worker's name."""
+    """What shards share, the worker's name and what all have learned among it."""
 
     settings: Settings
     clock: Clock
@@ -105,6 +104,7 @@ class Services:
     metrics: Metrics
     writer: str
     decoders: dict[Role, Decoder]
+    pool: Pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +195,8 @@ class Shard:
         record = await self._read_record()
         if (record.sequence, record.writer) != (self._memory.sequence, self._memory.writer):
             self._load(record)
+        self._memory.join_pool()
+        await self._refresh_pool()
         self._failure = None
         self._made_progress(self._memory.sequence)
         if self._flood.why:
@@ -211,6 +213,12 @@ class Shard:
         if self._made and not record.sequence and settings.lost_positions == "stop":
             raise lost_state(self.partition, f"this worker saw commit {self._made} there")
         return record
+
+    async def _refresh_pool(self) -> None:
+        services = self._services
+        await services.pool.refresh(
+            services.store, services.settings.partitions, services.settings.model_refresh_seconds
+        )
 
     def reposition(self) -> None:
         """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""
@@ -240,6 +248,7 @@ class Shard:
         await self._abandon()
         if not clean:
             self._load(ShardRecord())
+        self._services.pool.release(self.partition)
         return clean
 
     @property
@@ -386,6 +395,7 @@ class Shard:
                 if record.sequence != self._made:
                     self._made_progress(record.sequence)
                 self._load(record)
+                self._memory.join_pool()
                 # What came while we waited was fetched beyond the positions that we go back to.
                 self.reposition()
                 await self._flow.rewind(self.partition, dict(self.positions), self.epoch)
@@ -420,7 +430,9 @@ class Shard:
     def _load(self, record: ShardRecord) -> None:
         services = self._services
         self._flood.forget()  # what is read again must not count twice
-        self._memory = ShardMemory(self.partition, services.settings, services.writer, record)
+        self._memory = ShardMemory(
+            self.partition, services.settings, services.writer, record, services.pool
+        )
         self.committed = dict(self._memory.positions)
 
     # -- one chunk ----------------------------------------------------------------------------
@@ -441,6 +453,7 @@ class Shard:
         rejections = list(decoded.rejections)
         started = time.perf_counter()
         decoded = await self._resolve(chunk, records, decoded, others, rejections)
+        await self._refresh_pool()
         metrics.stage("load", started)
 
         memory = self._memory
@@ -449,7 +462,8 @@ class Shard:
         metrics.stage("fold", started)
 
         started = time.perf_counter()
-        scored = memory.score(folded.rows, self._services.clock.now_ms(memory.max_event_at))
+        now_ms = self._services.clock.now_ms(memory.max_event_at)
+        scored = memory.score(role, decoded, folded, now_ms)
         metrics.stage("score", started)
 
         started = time.perf_counter()
@@ -469,7 +483,11 @@ class Shard:
             role=role,
             commit=memory.commit(scored, memory.sum_months(role, decoded, folded)),
             keys=[customer.encode() for customer in scored.ids],
-            messages=score_messages(scored.ids, scored.fields),
+            messages=score_messages(
+                scored.ids,
+                scored.fields,
+                score_columns(self._services.settings.horizons_days),
+            ),
             others=others,
             counts=counts,
             rejected=[rejection.field for rejection in rejections],

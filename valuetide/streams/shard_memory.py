@@ -13,15 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.schemas.errors import FaultError
-from valuetide.schemas.score import RANKED
+from valuetide.schemas.score import ranked_fields
 from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
-from valuetide.scoring.fold import FeedbackBatch, Folded, InteractionBatch, OrderBatch, fold
+from valuetide.scoring.fold import (
+    KIND_PLACED,
+    FeedbackBatch,
+    Folded,
+    InteractionBatch,
+    OrderBatch,
+    fold,
+)
 from valuetide.streams.decode import Decoded, Role
+from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
 from valuetide.streams.settings import Settings
+from valuetide.streams.shard_model import ShardModel
 from valuetide.streams.store import Commit, ShardRecord
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
@@ -60,6 +69,8 @@ class ShardMemory:
         Name of the worker.
     record
         What the store knows of the shard.
+    pool
+        What all shards have learned; this one's share is put there.
 
     Raises
     ------
@@ -68,7 +79,7 @@ class ShardMemory:
     """
 
     def __init__(
-        self, partition: int, settings: Settings, worker: str, record: ShardRecord
+        self, partition: int, settings: Settings, worker: str, record: ShardRecord, pool: Pool
     ) -> None:
         mark = settings_mark(settings)
         if record.sequence and record.fields.get("settings") != mark:
@@ -87,6 +98,8 @@ class ShardMemory:
         self.writer = f"{worker}-{uuid.uuid4().hex[:8]}"
         self._settings = settings
         self._mark = mark
+        self._pool = pool
+        self._ranked = ranked_fields(settings.horizons_days)
         try:
             self._load(record)
         except ValueError as error:
@@ -110,16 +123,21 @@ class ShardMemory:
         self.months = {
             month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
         }
+        self._model = ShardModel(self._settings, record.model)
 
     def __len__(self) -> int:
         return len(self._customers)
+
+    def join_pool(self) -> None:
+        """Let all shards of the worker score with what this one has learned."""
+        self._pool.put(self.partition, self._model.learner, self.counters["total:customers"])
 
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
         self._customers = Customers(self._settings.half_life_days)
         # Per row: the totals and rank values that the last score had.
         self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
-        self._ranks: NDArray[np.float64] = np.zeros((len(RANKED), 0), np.float64)
+        self._ranks: NDArray[np.float64] = np.zeros((len(self._ranked), 0), np.float64)
 
     def unknown(self, customers: Sequence[str]) -> list[str]:
         """Give those of the customers that have no row, each once."""
@@ -144,7 +162,10 @@ class ShardMemory:
         # Any moment gives the same rank values, as long as its weight does not overflow.
         value = self._value(rows, LANDMARK_MS)
         self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
-        self._ranks = np.concatenate([self._ranks, self._rank_values(value, LANDMARK_MS)], axis=1)
+        # A state does not say which clv was published last: it may be ranked, unless it is new.
+        clv = np.array([-np.inf if state is None else np.inf for state in states])
+        ranks = np.vstack([self._rank_values(value, LANDMARK_MS), clv])
+        self._ranks = np.concatenate([self._ranks, ranks], axis=1)
 
     def fold(self, role: Role, decoded: Decoded) -> Folded:
         """Fold events, all of whose customers have a row, and count them."""
@@ -156,14 +177,35 @@ class ShardMemory:
         self.counters["unmatched"] += folded.unmatched
         return folded
 
-    def score(self, rows: NDArray[np.intp], now_ms: int) -> Scored:
-        """Score customers for a moment, and bring totals and ranks up to date."""
-        value = self._value(rows, now_ms)
-        top = self._rank(rows, value, now_ms)
-        self._total(rows, value)
+    def score(self, role: Role, decoded: Decoded, folded: Folded, now_ms: int) -> Scored:
+        """Score the customers whom events changed for a moment.
+
+        Totals and ranks are brought up to date, and what orders teach is learned before.
+        """
+        rows = folded.rows
         ids = [self._customers.ids[row] for row in rows.tolist()]
-        fields = score_rows(value, now_ms, self._settings.vocabulary.minor_digits)
+        value = self._value(rows, now_ms)
+        self._total(rows, value)
+        if role == "orders":
+            self._learn(decoded, folded, ids, value, now_ms)
+        totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
+        ahead = self._model.expect(value, totals, self._pool.parameters, now_ms)
+        ranks = np.vstack([self._rank_values(value, now_ms), ahead.clv(len(ids))])
+        top = self._rank(rows, ranks)
+        fields = score_rows(value, ahead, now_ms, self._settings.vocabulary.minor_digits)
         return Scored(ids, rows, fields, top)
+
+    def _learn(
+        self, decoded: Decoded, folded: Folded, ids: list[str], value: CurrentValue, now_ms: int
+    ) -> None:
+        placed = np.flatnonzero(folded.accepted & (decoded.kind == KIND_PLACED))
+        index = self._customers.index
+        customers = decoded.customer
+        rows = np.fromiter((index[customers[i]] for i in placed.tolist()), np.intp, len(placed))
+        whose = np.searchsorted(folded.rows, rows)
+        at, amount = decoded.at[placed], decoded.amount[placed]
+        if self._model.learn(ids, value, whose, at, amount, now_ms):
+            self.join_pool()
 
     def count(self, role: Role, counts: dict[str, int]) -> None:
         """Add to the counters of a role, by outcome."""
@@ -188,6 +230,7 @@ class ShardMemory:
             states=self._customers.pack(scored.rows),
             rows=scored.fields,
             top=scored.top,
+            model=self._model.changes(self.counters["total:customers"]),
         )
 
     def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
@@ -201,15 +244,14 @@ class ShardMemory:
         return rank_values(value, now_ms, settings.half_life_days, settings.vocabulary.minor_digits)
 
     def _rank(
-        self, rows: NDArray[np.intp], value: CurrentValue, now_ms: int
+        self, rows: NDArray[np.intp], ranks: NDArray[np.float64]
     ) -> dict[str, list[tuple[float, str]]]:
         """Give the customers that may be among the best, and those that may have ceased to be."""
-        ranks = self._rank_values(value, now_ms)
         before = self._ranks[:, rows]
         self._ranks[:, rows] = ranks
         top: dict[str, list[tuple[float, str]]] = {}
         ids = self._customers.ids
-        for i, name in enumerate(RANKED):
+        for i, name in enumerate(self._ranked):
             # The floor is that of the last commit that has answered. It falls only when a ranked
             # customer does; what is missed then lies far below the places that are shown.
             floor = self.floors.get(name, -np.inf)

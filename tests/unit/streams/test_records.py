@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,21 +13,25 @@ from pydantic import TypeAdapter
 
 from tests.support.reference import Event
 from tests.support.stream import NOW, fold_events, rows_of
-from valuetide.schemas.score import RANKED, Score
+from valuetide.schemas.score import RANKED, Score, ranked_fields
 from valuetide.schemas.vocabulary import RfmBands
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
+from valuetide.scoring.lifetime.parameters import PRIOR
 from valuetide.streams.records import (
     COLUMNS,
     TOTALS,
     format_times,
     month_sums,
     rank_values,
+    score_columns,
     score_messages,
     score_rows,
 )
+from valuetide.streams.settings import load_settings
+from valuetide.streams.shard_model import ShardModel
 
 DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -41,6 +46,15 @@ def value_of(customers: Customers, now_ms: int = NOW) -> CurrentValue:
     return current_value(customers, rows, now_ms, minor_digits=2, bands=RfmBands())
 
 
+def rows_at(customers: Customers, digits: int = 2) -> list[tuple[Any, ...]]:
+    """Give all customers' rows at NOW, with the prior's expectations."""
+    value = value_of(customers)
+    settings = load_settings(vocabulary={"minor_digits": digits})
+    totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
+    ahead = ShardModel(settings, {}).expect(value, totals, PRIOR, NOW)
+    return score_rows(value, ahead, NOW, digits)
+
+
 @given(st.lists(times | st.just(NO_TIME), max_size=5))
 def test_times_are_written_in_utc_with_milliseconds(at: list[int]) -> None:
     texts = format_times(np.array(at, np.int64))
@@ -52,6 +66,14 @@ def test_times_are_written_in_utc_with_milliseconds(at: list[int]) -> None:
             assert text.endswith("Z")
             assert (datetime.fromisoformat(text) - EPOCH) / timedelta(milliseconds=1) == one
             assert len(text) == len("1970-01-01T00:00:00.000Z")
+
+
+def test_horizons_name_the_fields() -> None:
+    names = score_columns((7, 30, 365))
+    assert len(set(names)) == len(names) == len(COLUMNS) + 4
+    assert {"clv_7d", "clv_30d_low", "expected_orders_365d"} <= set(names)
+    assert "clv_90d" not in names
+    assert ranked_fields((7, 30))[-1] == "clv_30d"
 
 
 def test_a_row_has_the_fields_of_the_schema_in_their_order() -> None:
@@ -83,7 +105,7 @@ def test_messages_pass_the_schema_and_equal_the_rows(
         for n, (kind, at, order, amount, cost) in enumerate(parts)
     ]
     fold_events(customers, *events, who=who)
-    (row,) = score_rows(value_of(customers), NOW, 2)
+    (row,) = rows_at(customers)
     (message,) = score_messages([who], [row])
     SCORE.validate_json(message)
     assert json.loads(message) == {"customer_id": who} | dict(zip(COLUMNS, row, strict=True))
@@ -93,7 +115,7 @@ def test_messages_pass_the_schema_and_equal_the_rows(
 def test_money_prints_as_its_decimal(minor: int, digits: int) -> None:
     customers = Customers()
     fold_events(customers, Event(1, "interaction", cost=minor))
-    (row,) = score_rows(value_of(customers), NOW, digits)
+    (row,) = rows_at(customers, digits)
     cost = row[COLUMNS.index("cost_to_serve")]
     assert round(cost * 10**digits) == minor
     if minor < 10**15:
@@ -103,9 +125,10 @@ def test_money_prints_as_its_decimal(minor: int, digits: int) -> None:
 def test_a_customer_without_orders_has_nulls_and_no_nan() -> None:
     customers = Customers()
     fold_events(customers, Event(1, "feedback", NOW))
-    (row,) = score_rows(value_of(customers), NOW, 2)
+    (row,) = rows_at(customers)
     score = dict(zip(COLUMNS, row, strict=True))
-    none = ("first_order_at", "last_order_at", "recency_days", "monetary_value")
+    ahead = COLUMNS[COLUMNS.index("p_alive") :]
+    none = ("first_order_at", "last_order_at", "recency_days", "monetary_value", *ahead)
     assert {name for name, value in score.items() if value is None} == set(none)
     assert score["rfm"] == "000"
     assert b"NaN" not in score_messages(["ann"], [row])[0]

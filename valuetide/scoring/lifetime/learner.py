@@ -181,13 +181,16 @@ class Learner:
 
     def encode(self) -> bytes:
         """Bytes from which ``decode`` makes the same learner."""
+        return self.encode_head() + self.sample.members.tobytes()
+
+    def encode_head(self) -> bytes:
+        """The first 128 bytes: everything but the members."""
         sample = self.sample
-        head = _HEAD.pack(
+        return _HEAD.pack(
             LAYOUT, self.shards, sample.size, sample.seed, sample.threshold, self.orders,
             self.next_step, self.day, self.step_day, *self.purchases, *self.spend,
             self.typical_spend, sample.members.size,
         )  # fmt: skip
-        return head + sample.members.tobytes()
 
     @classmethod
     def decode(cls, blob: bytes) -> "Learner":
@@ -198,22 +201,34 @@ class Learner:
         ValueError
             Of an unknown layout version, or with too few or too many bytes.
         """
+        learner, count = cls.decode_head(blob)
+        if len(blob) != _HEAD.size + count * MEMBER.itemsize:
+            raise ValueError(f"learner: {len(blob)} bytes do not fit {count} members")
+        learner.sample.members = np.frombuffer(blob, MEMBER, count, _HEAD.size).copy()
+        return learner
+
+    @classmethod
+    def decode_head(cls, blob: bytes) -> tuple["Learner", int]:
+        """Learner without its members, and how many those are; enough to pool parameters.
+
+        Raises
+        ------
+        ValueError
+            Of an unknown layout version, or with too few bytes.
+        """
         if len(blob) < _HEAD.size:
             raise ValueError(f"learner: {len(blob)} bytes, a header has {_HEAD.size}")
         layout, shards, size, seed, threshold, orders, *rest = _HEAD.unpack_from(blob)
         if layout != LAYOUT:
             raise ValueError(f"learner: layout {layout}, this release reads {LAYOUT}")
         floats, typical, count = np.array(rest[3:10]), rest[10], rest[11]
-        if len(blob) != _HEAD.size + count * MEMBER.itemsize:
-            raise ValueError(f"learner: {len(blob)} bytes do not fit {count} members")
         learner = cls(seed, size, shards)
-        members = np.frombuffer(blob, MEMBER, count, _HEAD.size).copy()
-        learner.sample = Sample(seed, size, members, threshold)
+        learner.sample = Sample(seed, size, threshold=threshold)
         learner.orders = orders
         learner.next_step, learner.day, learner.step_day = rest[:3]
         learner.purchases, learner.spend = floats[:4], floats[4:]
         learner.typical_spend = typical
-        return learner
+        return learner, count
 
 
 def pooled(learners: Iterable[Learner], customers: Sequence[int] | None = None) -> Parameters:

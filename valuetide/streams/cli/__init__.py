@@ -8,6 +8,7 @@ from valuetide.streams.cli.customer import customer
 from valuetide.streams.cli.demo import demo
 from valuetide.streams.cli.dlq import dlq
 from valuetide.streams.cli.doctor import doctor
+from valuetide.streams.cli.model import model
 from valuetide.streams.cli.replay import replay
 from valuetide.streams.cli.top import top
 from valuetide.streams.cli.topics import topics
@@ -47,7 +48,7 @@ def cli(config: str | None) -> None:
         os.environ["VALUETIDE_CONFIG"] = config
 
 
-for _command in (demo, up, worker, replay, topics, customer, top, dlq, doctor):
+for _command in (demo, up, worker, replay, topics, customer, top, model, dlq, doctor):
     cli.add_command(_command)
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from valuetide.streams.cli.common import print_json, run
+from valuetide.streams.cli.model import model_as_json, model_lines
 
 if TYPE_CHECKING:
     from valuetide.streams.demo.run import Demo, Result
@@ -65,6 +66,7 @@ def _as_json(result: "Result") -> dict[str, object]:
         "events_per_second": round(result.events / result.seconds),
         "worker_cpu_us_per_event": round(result.worker_cpu_us, 2),
         "redis_bytes_per_customer": round(result.redis_bytes, 1),
+        "model": model_as_json(result.learned, result.equity),
         "customers_checked": result.checked,
         "differences": len(result.wrong),
         "totals": result.totals,
@@ -99,14 +101,18 @@ def _print_summary(result: "Result", currency: str) -> None:
             f"{sums['orders']:>6,.0f} orders"
         )
     console.print()
+    console.print("[bold]What was learned, and what all customers together are worth[/bold]")
+    for line in model_lines(result.learned, result.equity, currency):
+        console.print(line)
+    console.print()
     console.print("[bold]The ten best customers[/bold]")
     console.print(customers_table(result.best, currency))
     console.print()
     if not result.wrong:
         console.print(
-            f"[bold green]All equal:[/bold green] every field of {result.checked:,} customers, "
-            "every month and every event is what the batch program says; the scores topic has "
-            "the newest version of each."
+            "[bold green]All equal:[/bold green] every current value of "
+            f"{result.checked:,} customers, every month and every event is what the batch program "
+            "says; the scores topic has the newest version of each."
         )
 
 
@@ -121,7 +127,7 @@ def _stay(running: "Demo") -> None:
         f"VALUETIDE_REDIS_URL={running.services.redis_url} "
         f"VALUETIDE_VOCABULARY__BASE_CURRENCY={running.settings.vocabulary.base_currency}"
     )
-    click.echo("  valuetide top; valuetide customer 00317; valuetide doctor")
+    click.echo("  valuetide top; valuetide customer 00317; valuetide model; valuetide doctor")
     click.echo(f"  curl http://{running.worker.address}/top")
     click.echo("Ctrl-C ends it and leaves nothing behind.")
     stop = threading.Event()

@@ -21,7 +21,7 @@ from valuetide.streams.demo import batch
 from valuetide.streams.embedded import EmbeddedServices, embedded_services
 from valuetide.streams.local import LocalWorker, local_settings, prepare
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.reader import Overview, Reader
+from valuetide.streams.reader import Learned, Overview, Reader
 from valuetide.streams.replay.presets.cdnow import cdnow
 from valuetide.streams.replay.send import Progress, Sent, send
 from valuetide.streams.settings import Settings
@@ -47,8 +47,10 @@ class Result:
         CPU time of the worker process per event, microseconds.
     redis_bytes
         Redis memory per customer, by MEMORY USAGE over a sample.
+    learned, equity
+        The models' parameters; the sum of all customers' clv by horizon.
     checked
-        Customers whose score was compared with the batch program's.
+        Customers whose current value was compared with the batch program's.
     wrong
         What differs, by customer or month; empty in a sound run.
     """
@@ -60,6 +62,8 @@ class Result:
     seconds: float
     worker_cpu_us: float
     redis_bytes: float
+    learned: Learned
+    equity: dict[str, float]
     checked: int
     best: list[Score]
     months: dict[str, dict[str, float]]
@@ -135,6 +139,7 @@ class Demo:
             self._say("recomputing every customer with a separate batch program ...")
             scores = {score["customer_id"]: score async for score in reader.scan()}
             best = await reader.top("profit", BEST)
+            learned, equity = await reader.learned(), await reader.equity()
         wrong = await self._check(path, sent, overview, scores)
         counts = overview.events["orders"]
         return Result(
@@ -145,6 +150,8 @@ class Demo:
             seconds=seconds,
             worker_cpu_us=cpu / sent.events * 1e6,
             redis_bytes=await self._redis_bytes(list(scores)[:MEASURED_CUSTOMERS]),
+            learned=learned,
+            equity=equity,
             checked=len(scores),
             best=best,
             months=overview.months,

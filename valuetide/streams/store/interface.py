@@ -32,12 +32,15 @@ class ShardRecord:
         Positions, counters and totals by name, all integers (see :mod:`..shard`), and settings.
     months
         Per calendar month (``YYYY-MM``, UTC) the sums of accepted order events.
+    model
+        What the shard has learned, in named pieces (see ``scoring.lifetime.pieces``).
     """
 
     sequence: int = 0
     writer: str = ""
     fields: dict[str, str] = field(default_factory=dict)
     months: dict[str, str] = field(default_factory=dict)
+    model: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Commit:
         Number that this commit gets; the shard must be at ``sequence - 1``.
     writer
         Who commits, unique for each time that a worker has read the shard's record.
-    fields, months
+    fields, months, model
         Entries of :class:`ShardRecord` to set; others stay.
     ids
         Customers that changed, ``n`` of them.
@@ -73,6 +76,7 @@ class Commit:
     states: Sequence[bytes]
     rows: Sequence[Sequence[type_of_value]]
     top: dict[str, list[tuple[float, str]]]
+    model: dict[str, bytes] = field(default_factory=dict)
 
 
 class StateStore(Protocol):
@@ -87,6 +91,10 @@ class StateStore(Protocol):
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
         """Give the packed state of each customer, ``None`` for one that is not known."""
+        ...
+
+    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
+        """Give one piece of the model of each shard, ``None`` for one that has none."""
         ...
 
     async def commit(self, commit: Commit) -> dict[str, float]:

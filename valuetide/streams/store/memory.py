@@ -32,12 +32,22 @@ class MemoryStore:
     async def read_shard(self, partition: int) -> ShardRecord:
         """Give what is known of a shard."""
         record = self._shard(partition).record
-        return ShardRecord(record.sequence, record.writer, dict(record.fields), dict(record.months))
+        return ShardRecord(
+            record.sequence,
+            record.writer,
+            dict(record.fields),
+            dict(record.months),
+            dict(record.model),
+        )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
         """Give the packed state of each customer, ``None`` for one that is not known."""
         states = self._shard(partition).states
         return [states.get(customer) for customer in ids]
+
+    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
+        """Give one piece of the model of each shard, ``None`` for one that has none."""
+        return [self._shard(partition).record.model.get(name) for partition in partitions]
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
@@ -52,7 +62,11 @@ class MemoryStore:
             )
         fields = record.fields | {name: str(value) for name, value in commit.fields.items()}
         shard.record = ShardRecord(
-            commit.sequence, commit.writer, fields, record.months | commit.months
+            commit.sequence,
+            commit.writer,
+            fields,
+            record.months | commit.months,
+            record.model | commit.model,
         )
         shard.states.update(zip(commit.ids, commit.states, strict=True))
         shard.rows.update(zip(commit.ids, commit.rows, strict=True))

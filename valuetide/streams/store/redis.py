@@ -6,6 +6,7 @@ slot of a Redis Cluster:
     cv:{p}:customer:<id>   hash    the score fields, readable; s = packed state (scoring.packed)
     cv:{p}:commit          hash    sequence, writer, offsets, counters, totals, settings
     cv:{p}:series:month    hash    YYYY-MM -> sums of accepted order events
+    cv:{p}:model           hash    what the shard has learned, in pieces (scoring.lifetime.pieces)
     cv:{p}:top:<field>     zset    the shard's best customers by that field
 
 A score field without a value is an empty string. Redis keeps a small hash in a compact list while
@@ -57,6 +58,11 @@ def commit_key(prefix: str, partition: int) -> str:
 def months_key(prefix: str, partition: int) -> str:
     """Give the key of a shard's monthly sums."""
     return f"{prefix}:{{{partition}}}:series:month"
+
+
+def model_key(prefix: str, partition: int) -> str:
+    """Give the key of what a shard has learned."""
+    return f"{prefix}:{{{partition}}}:model"
 
 
 def top_key(prefix: str, partition: int, field: str) -> str:
@@ -136,13 +142,15 @@ class RedisStore:
             async with self._client.pipeline(transaction=True) as pipeline:
                 pipeline.hgetall(commit_key(self._prefix, partition))
                 pipeline.hgetall(months_key(self._prefix, partition))
-                record, months = await pipeline.execute()
+                pipeline.hgetall(model_key(self._prefix, partition))
+                record, months, model = await pipeline.execute()
         fields = {name.decode(): value.decode() for name, value in record.items()}
         return ShardRecord(
             int(fields.pop("sequence", 0)),
             fields.pop("writer", ""),
             fields,
             {name.decode(): value.decode() for name, value in months.items()},
+            {name.decode(): value for name, value in model.items()},
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -155,12 +163,21 @@ class RedisStore:
                 states += cast("list[bytes | None]", await self._read_states(keys=keys))
         return states
 
+    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
+        """Give one piece of the model of each shard, ``None`` for one that has none."""
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    pipeline.hget(model_key(self._prefix, partition), name)
+                return cast("list[bytes | None]", await pipeline.execute())
+
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
         prefix, partition = self._prefix, commit.partition
         keys = [
             commit_key(prefix, partition),
             months_key(prefix, partition),
+            model_key(prefix, partition),
             *(top_key(prefix, partition, name) for name in self._ranked),
             *(customer_key(prefix, partition, customer) for customer in commit.ids),
         ]
@@ -177,6 +194,8 @@ class RedisStore:
             msgpack.packb(ranked),
             self._columns,
             msgpack.packb(values),
+            2 * len(commit.model),
+            *(part for entry in commit.model.items() for part in entry),
             *commit.states,
         ]
         with mapped_errors():

@@ -5,9 +5,10 @@ import pytest
 from scipy.optimize import minimize
 
 from tests.support import lifetime_reference as reference
+from valuetide.scoring.lifetime import sample as sample_module
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.parameters import PRIOR, PURCHASES_MEAN, PURCHASES_SD
-from valuetide.scoring.lifetime.sample import Orders
+from valuetide.scoring.lifetime.sample import Orders, Sample
 
 
 def shop(customers: int = 1_500, days: int = 280, seed: int = 5) -> Orders:
@@ -112,3 +113,20 @@ def test_shards_together_know_as_much_as_one() -> None:
 def test_strange_bytes_are_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match="learner"):
         Learner.decode(blob)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_orders_folded_one_by_one_and_in_columns_are_the_same_to_the_bit(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(seed)
+    orders = Orders(
+        rng.integers(0, 30, 400).astype(np.uint64), rng.integers(0, 50, 400), rng.gamma(2, 9, 400)
+    )
+    found = []
+    for few in (0, 1_000):
+        monkeypatch.setattr(sample_module, "_FEW", few)
+        sample = Sample()
+        sample.fold(orders)
+        found.append(sample.members.tobytes())
+    assert found[0] == found[1]

@@ -1,0 +1,177 @@
+"""Lifetime values in Redis are what the formulas say of the facts and the parameters there."""
+
+import asyncio
+import json
+import math
+import random
+from collections import defaultdict
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pytest
+from redis import Redis
+
+from tests.support.lifetime_reference import Summary, mbg_expected_orders
+from tests.support.pipeline import Facts, Pipeline, cli, make_pipeline
+from valuetide.schemas.score import Score
+from valuetide.scoring.lifetime.pieces import assemble
+from valuetide.streams.reader import Learned, Reader
+from valuetide.streams.store.redis import model_key
+
+pytestmark = pytest.mark.servers
+
+START = 1_600_000_000 // 86_400 * 86_400
+DAY = 86_400
+DAYS = 400
+CUSTOMERS = 150
+HORIZONS = (90, 365)
+DISCOUNT = 0.1
+
+
+def shop(seed: int = 3) -> list[Facts]:
+    """Orders with cost in time order, then a visit of everybody, from which nothing is learned."""
+    chance = random.Random(seed)
+    orders: list[tuple[float, str, int]] = []
+    for number in range(CUSTOMERS):
+        rate, leave = chance.gammavariate(0.8, 0.02), chance.betavariate(1, 3)
+        at = chance.uniform(0, 200)
+        while at < DAYS:
+            orders.append((START + at * DAY, f"c{number}", chance.randrange(500, 9_000)))
+            if chance.random() < leave:
+                break
+            at += chance.expovariate(rate + 1e-4)
+    events: list[Facts] = []
+    for number, (at, who, cents) in enumerate(sorted(orders)):
+        event: dict[str, Any] = {
+            "event_id": f"e{number}",
+            "order_id": f"o{number}",
+            "customer_id": who,
+        }
+        event |= {"occurred_at": round(at, 3), "kind": "placed", "currency": "EUR"}
+        events.append(("orders", event | {"amount": cents / 100, "cost": (cents // 3) / 100}))
+    return events
+
+
+def visits(customers: set[str]) -> list[Facts]:
+    return [
+        ("interactions", {"event_id": f"v-{who}", "customer_id": who, "kind": "visit",
+                          "occurred_at": START + (DAYS + 10) * DAY})
+        for who in sorted(customers | {"nobody"})
+    ]  # fmt: skip
+
+
+def expected(
+    learned: Learned, orders: list[dict[str, Any]], now: float, average: float, typical: float
+) -> dict[str, float]:
+    """The textbook's numbers of one customer."""
+    model, money = learned.parameters.purchases, learned.parameters.spend
+    days = sorted({int(order["occurred_at"] // DAY) for order in orders})
+    spend_by_day: dict[int, float] = defaultdict(float)
+    for order in orders:
+        spend_by_day[int(order["occurred_at"] // DAY)] += order["amount"]
+    revenue = sum(order["amount"] for order in orders)
+    kept = revenue - sum(order["cost"] for order in orders)
+    x, t_x, age = len(days) - 1, (days[-1] - days[0]) / 7, (now / DAY - days[0]) / 7
+    spent = revenue - spend_by_day[days[0]]
+    value = money.p * (money.gamma + spent) / (money.p * x + money.q - 1)
+    rate = (kept + average * 3 * typical) / (revenue + 3 * typical)
+    odds = ((model.alpha + age) / (model.alpha + t_x)) ** (model.r + x) * model.a / (model.b + x)
+    found = {"p_alive": 1 / (1 + odds), "expected_order_value": value}
+    one = Summary(*(np.array([float(number)]) for number in (x, t_x, age, spent)))
+    parameters = np.array([model.r, model.alpha, model.a, model.b])
+
+    def ahead(weeks: float) -> float:
+        return float(mbg_expected_orders(parameters, one, weeks)[0]) if weeks else 0.0
+
+    for horizon in HORIZONS:
+        grid = np.linspace(0, horizon / 7, 400)
+        total = np.array([ahead(week) for week in grid])
+        force = math.log1p(DISCOUNT) * 7 / 365.25
+        worth = np.exp(-force * (grid[1:] + grid[:-1]) / 2) @ np.diff(total)
+        found[f"expected_orders_{horizon}d"] = total[-1]
+        found[f"clv_{horizon}d"] = float(worth) * value * rate
+    return found
+
+
+@pytest.fixture
+def pipeline(broker: str, redis_url: str, fresh_prefix: str) -> Pipeline:
+    return make_pipeline(broker, redis_url, fresh_prefix, clock="event")
+
+
+def test_scores_are_what_the_formulas_say_across_a_restart(
+    pipeline: Pipeline, redis_url: str
+) -> None:
+    events = shop()
+    by_customer: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for _, event in events:
+        by_customer[event["customer_id"]].append(event)
+    pipeline.send(events[: len(events) // 2])
+    with pipeline.worker() as first:
+        pipeline.finish(first)
+    pipeline.send(events[len(events) // 2 :])
+    with pipeline.worker() as second:
+        pipeline.finish(second)
+        pipeline.send(visits(set(by_customer)))
+        pipeline.finish(second)
+
+    async def read() -> tuple[Learned, dict[str, Score]]:
+        async with Reader(pipeline.settings) as reader:
+            scores = {score["customer_id"]: score async for score in reader.evaluate()}
+            return await reader.learned(), scores
+
+    learned, evaluated = asyncio.run(read())
+    assert learned.orders == len(events)
+    state = pipeline.state()
+    assert evaluated == state  # the visits were at one moment, the last
+    nobody = state.pop("nobody")
+    assert nobody["p_alive"] is None
+    assert nobody["clv_365d"] is None
+
+    totals: dict[int, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for customer, orders in by_customer.items():
+        for order in orders:
+            totals[pipeline.home(customer)][0] += order["amount"]
+            totals[pipeline.home(customer)][1] += order["amount"] - order["cost"]
+    typical = {}
+    with Redis.from_url(redis_url) as client:
+        for partition in totals:
+            pieces = client.hgetall(model_key(pipeline.settings.key_prefix, partition))
+            learner = assemble({name.decode(): value for name, value in pieces.items()})
+            assert learner is not None
+            typical[partition] = learner.typical_spend
+    for customer, score in state.items():
+        home = pipeline.home(customer)
+        now = datetime.fromisoformat(str(score["as_of"])).timestamp()
+        average = totals[home][1] / totals[home][0]
+        wanted = expected(learned, by_customer[customer], now, average, typical[home])
+        for name, value in wanted.items():
+            found: float = score[name]  # type: ignore[literal-required]
+            slack = 1e-2 if "clv" in name or "value" in name else 1e-4
+            assert found == pytest.approx(value, rel=1e-3, abs=slack), (customer, name)
+        assert score["clv_90d_low"] is not None
+        assert score["clv_90d_high"] is not None
+        assert score["clv_90d_low"] <= score["clv_90d_high"]
+
+    check_command_line(pipeline, learned, state)
+
+
+def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Score]) -> None:
+    shown = cli(pipeline.environment, "model", "--json")
+    assert shown.returncode == 0, shown.stderr
+    found_model = json.loads(shown.stdout)
+    assert found_model["orders"] == learned.orders
+    assert found_model["purchases"]["r"] == pytest.approx(learned.parameters.purchases.r)
+    total = sum(score["clv_365d"] or 0.0 for score in state.values())
+    assert found_model["equity"]["clv_365d"] == pytest.approx(total, abs=0.01)
+    text = cli(pipeline.environment, "model", "--no-equity").stdout
+    assert f"learned from {learned.orders:,} orders" in text
+    assert "equity" not in text
+    best = cli(pipeline.environment, "top", "--by", "clv_365d", "--count", "3", "--json")
+    ranked = sorted(state.values(), key=lambda score: -(score["clv_365d"] or 0.0))
+    assert [one["clv_365d"] for one in json.loads(best.stdout)] == [
+        one["clv_365d"] for one in ranked[:3]
+    ]
+    refused = cli(pipeline.environment, "top", "--by", "clv_7d")
+    assert refused.returncode == 2
+    assert "ranked by profit, revenue, decayed_value, clv_365d" in refused.stderr
