@@ -13,6 +13,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
+from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
 from valuetide.streams.store import StateStore
 
 
@@ -29,7 +30,9 @@ class Pool:
         self._clock = clock
         self._ours: dict[int, tuple[Learner, int]] = {}
         self._others: dict[int, tuple[Learner, int]] = {}
+        self._ranks: dict[int, Ranks] = {}
         self._parameters: Parameters | None = PRIOR
+        self._percentiles: Percentiles | None = None
         self._read_at: float | None = None
 
     @property
@@ -39,10 +42,20 @@ class Pool:
             self._parameters = pooled_parameters(self._others | self._ours)
         return self._parameters
 
-    def put(self, partition: int, learner: Learner, customers: int) -> None:
+    @property
+    def percentiles(self) -> Percentiles:
+        """Ranks among the customers of all shards."""
+        if self._percentiles is None:
+            self._percentiles = Percentiles(self._ranks.values())
+        return self._percentiles
+
+    def put(self, partition: int, learner: Learner, customers: int, ranks: Ranks) -> None:
         """Take in what a shard of this worker has learned, and how many customers it has."""
         self._ours[partition] = (learner, customers)
         self._parameters = None
+        if self._ranks.get(partition) is not ranks:
+            self._ranks[partition] = ranks
+            self._percentiles = None
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -66,16 +79,17 @@ class Pool:
         self._read_at = now
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
-            heads = await store.read_models(others, HEAD)
-            customers = await store.read_models(others, CUSTOMERS)
-            self._others |= decode_heads(others, heads, customers)
-            self._parameters = None
+            models = await store.read_models(others, (HEAD, CUSTOMERS, *NAMES))
+            self._others |= decode_heads(others, models)
+            self._ranks |= {
+                partition: decode_ranks(partition, model)
+                for partition, model in zip(others, models, strict=True)
+            }
+            self._parameters = self._percentiles = None
 
 
 def decode_heads(
-    partitions: Sequence[int],
-    heads: Sequence[bytes | None],
-    customers: Sequence[bytes | None],
+    partitions: Sequence[int], models: Sequence[Mapping[str, bytes]]
 ) -> dict[int, tuple[Learner, int]]:
     """Give learners without their members, and numbers of customers, of shards that have any.
 
@@ -85,15 +99,32 @@ def decode_heads(
         When one cannot be read.
     """
     found = {}
-    for partition, head, count in zip(partitions, heads, customers, strict=True):
-        if head is not None:
+    for partition, model in zip(partitions, models, strict=True):
+        if HEAD in model:
             try:
-                found[partition] = Learner.decode_head(head)[0], int(count or 0)
+                customers = int(model.get(CUSTOMERS, 0))
+                found[partition] = Learner.decode_head(model[HEAD])[0], customers
             except ValueError as error:
                 raise FaultError(
                     f"partition {partition}: its model in Redis cannot be read: {error}"
                 ) from error
     return found
+
+
+def decode_ranks(partition: int, model: Mapping[str, bytes]) -> Ranks:
+    """Give the ranks of a shard's customers.
+
+    Raises
+    ------
+    FaultError
+        When they cannot be read.
+    """
+    try:
+        return Ranks(model)
+    except ValueError as error:
+        raise FaultError(
+            f"partition {partition}: its model in Redis cannot be read: {error}"
+        ) from error
 
 
 def pooled_parameters(shards: Mapping[int, tuple[Learner, int]]) -> Parameters:

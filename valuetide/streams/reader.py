@@ -15,13 +15,14 @@ from valuetide.scoring.current_value import current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
+from valuetide.scoring.lifetime.ranks import Percentiles
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.pool import decode_heads, pooled_parameters
+from valuetide.streams.pool import decode_heads, decode_ranks, pooled_parameters
 from valuetide.streams.records import TOTALS, score_columns, score_rows
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import ShardModel
+from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store.redis import (
     commit_key,
     customer_key,
@@ -163,7 +164,7 @@ class Reader:
                     pipeline.hgetall(commit_key(prefix, partition))
                     pipeline.hgetall(months_key(prefix, partition))
                 answers = await pipeline.execute()
-        totals = dict.fromkeys(("customers", *TOTALS), 0)
+        totals = dict.fromkeys(("customers", *TOTALS, "equity"), 0)
         events: dict[str, dict[str, int]] = {role: {} for role in INPUTS}
         positions: dict[tuple[str, int], int] = {}
         months: dict[str, list[int]] = {}
@@ -211,8 +212,11 @@ class Reader:
                     key = model_key(self._settings.key_prefix, partition)
                     pipeline.hmget(key, [HEAD, CUSTOMERS])
                 rows = await pipeline.execute()
-        heads, customers = zip(*rows, strict=True)
-        shards = decode_heads(partitions, heads, customers)
+        models = [
+            {name: piece for name, piece in zip((HEAD, CUSTOMERS), row, strict=True) if piece}
+            for row in rows
+        ]
+        shards = decode_heads(partitions, models)
         return Learned(
             pooled_parameters(shards),
             sum(count for _, count in shards.values()),
@@ -258,11 +262,12 @@ class Reader:
         if now_ms is None:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
+        models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
+        percentiles = Percentiles(decode_ranks(*one) for one in enumerate(models))
         for partition, record in enumerate(fields):
             totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
-            pieces = {k.decode(): v for k, v in answers[2 * partition + 1].items()}
             try:
-                model = ShardModel(settings, pieces)
+                model = ShardModel(settings, models[partition])
                 async for ids, states in self._states(partition):
                     customers = Customers(settings.half_life_days)
                     words = settings.vocabulary
@@ -273,8 +278,11 @@ class Reader:
                         minor_digits=words.minor_digits,
                         bands=words.rfm,
                     )
-                    ahead = model.expect(value, totals, parameters, now_ms)
-                    rows = score_rows(value, ahead, now_ms, words.minor_digits)
+                    records = customers.records[: len(ids)]
+                    past = Past(records["scored_at"], records["clv"], basis_of(value))
+                    ahead = model.expect(value, past, totals, parameters, now_ms)
+                    percentile = percentiles.of(ahead.clv)
+                    rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):
                         score = dict(zip(self._columns, row, strict=True))
                         yield cast("Score", {"customer_id": customer} | score)
