@@ -20,6 +20,7 @@ from valuetide.streams.pool import Pool
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
+from valuetide.streams.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class Engine:
         self._epochs = itertools.count(1)
         self._assigned = asyncio.Event()
         self.opened = opened
+        self.sweeper = Sweeper(settings, store, self._open)
 
     async def wait_until_assigned(self) -> None:
         """Wait while a rebalance is under way, in which an assignment is not yet the new one."""

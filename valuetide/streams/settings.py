@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     yearly_discount: Annotated[
         float, Field(ge=0, le=1, description="Of clv; .1: a dollar in a year is worth 1/1.1 now")
     ] = 0.1
+    refresh_seconds: Annotated[
+        float, Field(ge=0, description="No customer's score is older; 0: it may be")
+    ] = 86_400.0
+    sweep_rate: Annotated[
+        float, Field(gt=0, description="Customers a worker looks at a second, to score again")
+    ] = 2_000.0
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

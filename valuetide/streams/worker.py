@@ -93,6 +93,7 @@ class Worker:
         others = [
             asyncio.create_task(self._announce(app, on_ready)),
             asyncio.create_task(self._watch_broker(app)),
+            asyncio.create_task(self._sweep(app)),
         ]
         try:
             await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -107,6 +108,14 @@ class Worker:
             await asyncio.gather(start, *ends, *others, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await app.stop()
+
+    async def _sweep(self, app: App) -> None:
+        """Keep scores from getting old."""
+        await app.assigned.wait()
+        try:
+            await app.engine.sweeper.run()
+        except Exception as error:
+            app.on_fault(error)
 
     async def _watch_broker(self, app: App) -> None:
         """Stop the worker when no broker has been there for ``retry_seconds``."""
