@@ -54,7 +54,7 @@ class Worker:
         Parameters
         ----------
         on_ready
-            Called once when the first partitions are assigned.
+            Called once when the first partitions are assigned and their state is there.
 
         Raises
         ------
@@ -159,7 +159,11 @@ class Worker:
         )
 
     def readiness(self) -> dict[str, object]:
-        """Give ``ready`` and, where it is false, ``why``."""
+        """Give ``ready`` and, where it is false, ``why``.
+
+        A worker that has its partitions names them in ``partitions``, and in ``paused`` those
+        that take no more events: while there is one it is not ready, though it works on the rest.
+        """
         app = self._app
         why = ""
         if self._stopping:
@@ -174,14 +178,15 @@ class Worker:
             why = "rebalancing"
         elif not self._connected:
             why = "no connection to a broker"
-        elif paused := app.engine.why_paused:
-            why = "; ".join(paused[:PAUSED_SHOWN])
+        if why:
+            return {"ready": False, "why": why}
+        state: dict[str, object] = {"ready": True, "partitions": sorted(self._engine_shards())}
+        if app is not None and (paused := app.engine.why_paused):
+            why = "; ".join(list(paused.values())[:PAUSED_SHOWN])
             if len(paused) > PAUSED_SHOWN:
                 why += f"; and {len(paused) - PAUSED_SHOWN} more partitions"
-        state: dict[str, object] = {"ready": not why}
-        if why:
-            return state | {"why": why}
-        return state | {"partitions": sorted(self._engine_shards())}
+            state |= {"ready": False, "paused": list(paused), "why": why}
+        return state
 
     def registry(self) -> CollectorRegistry:
         """Give the metrics, up to date."""
