@@ -26,6 +26,7 @@ Gibbs, Cherian, Candes (2023), Conformal prediction with conditional guarantees,
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -182,6 +183,29 @@ class Conformal:
         low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
         high = ndtri(np.where(shut, 0.5, (top - none) / some))
         return shut, open_below, low, high, 1.0 - top
+
+
+def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:
+    """Ends of all shards together, each weighing by its outcomes; those of the model without any.
+
+    Examples
+    --------
+    >>> one, two = Conformal(), Conformal()
+    >>> one.outcomes, two.outcomes = 100, 300
+    >>> one.upper[:], two.upper[:] = 1.0, 2.0
+    >>> pooled_conformal([one, two]).upper.tolist()
+    [1.75, 1.75, 1.75, 1.75]
+    """
+    known = [shard for shard in shards if shard.outcomes]
+    if not known:
+        return Conformal()
+    whole = Conformal(known[0].level)
+    whole.outcomes = sum(shard.outcomes for shard in known)
+    whole.inside = sum(shard.inside for shard in known)
+    weights = [shard.outcomes for shard in known]
+    whole.upper = np.average([shard.upper for shard in known], axis=0, weights=weights)
+    whole.lower = np.average([shard.lower for shard in known], axis=0, weights=weights)
+    return whole
 
 
 def _hat(at: FloatArray, knots: FloatArray) -> tuple[IntArray, FloatArray]:
