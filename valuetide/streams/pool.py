@@ -1,4 +1,4 @@
-"""The parameters that all shards score with: what each has learned, pooled.
+"""What all shards score with: what each has learned, pooled.
 
 A shard scores with what it has learned itself, with what the other shards of its worker have
 learned up to this moment, and with what shards of other workers had committed when they were last
@@ -8,12 +8,51 @@ while a score depends, by a little, on how far the other shards are.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from valuetide.schemas.errors import FaultError
+from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
+from valuetide.scoring.lifetime.grade import Grade, pooled_grade
+from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
+from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.streams.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What all shards have learned, which scores are made with.
+
+    Attributes
+    ----------
+    parameters
+        Pooled, the prior while nobody has learned anything.
+    intervals
+        By horizon in days how the ends of intervals are moved; none: as the model has them.
+    factor
+        The ratio corrector: 1 unless it has proven to help.
+    learned_factor
+        The same, proven or not.
+    grades
+        By horizon in days what was predicted against what came.
+    """
+
+    parameters: Parameters = PRIOR
+    intervals: Mapping[int, Conformal] = field(default_factory=dict)
+    factor: float = 1.0
+    learned_factor: float = 1.0
+    grades: Mapping[int, Grade] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one shard brings: what it learned, its number of customers, its grades."""
+
+    learner: Learner
+    customers: int
+    grading: Grading
 
 
 class Pool:
@@ -27,22 +66,27 @@ class Pool:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ours: dict[int, tuple[Learner, int]] = {}
-        self._others: dict[int, tuple[Learner, int]] = {}
-        self._parameters: Parameters | None = PRIOR
+        self._ours: dict[int, Share] = {}
+        self._others: dict[int, Share] = {}
+        self._knowledge: Knowledge | None = Knowledge()
         self._read_at: float | None = None
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What all shards know."""
+        if self._knowledge is None:
+            self._knowledge = pooled_knowledge(self._others | self._ours)
+        return self._knowledge
 
     @property
     def parameters(self) -> Parameters:
         """The pooled parameters, the prior while nobody has learned anything."""
-        if self._parameters is None:
-            self._parameters = pooled_parameters(self._others | self._ours)
-        return self._parameters
+        return self.knowledge.parameters
 
-    def put(self, partition: int, learner: Learner, customers: int) -> None:
-        """Take in what a shard of this worker has learned, and how many customers it has."""
-        self._ours[partition] = (learner, customers)
-        self._parameters = None
+    def put(self, partition: int, share: Share) -> None:
+        """Take in what a shard of this worker has learned."""
+        self._ours[partition] = share
+        self._knowledge = None
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -50,7 +94,13 @@ class Pool:
             self._others[partition] = self._ours.pop(partition)
         self._read_at = None
 
-    async def refresh(self, store: StateStore, partitions: int, every_seconds: float) -> None:
+    async def refresh(
+        self,
+        store: StateStore,
+        partitions: int,
+        every_seconds: float,
+        horizons_days: tuple[int, ...],
+    ) -> None:
         """Read what shards of other workers have committed, unless that was done lately.
 
         Raises
@@ -66,18 +116,33 @@ class Pool:
         self._read_at = now
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
-            heads = await store.read_models(others, HEAD)
-            customers = await store.read_models(others, CUSTOMERS)
-            self._others |= decode_heads(others, heads, customers)
-            self._parameters = None
+            names = share_pieces(horizons_days)
+            columns = [await store.read_models(others, name) for name in names]
+            rows = list(zip(*columns, strict=True))
+            self._others |= decode_shares(others, rows, horizons_days)
+            self._knowledge = None
 
 
-def decode_heads(
+def share_pieces(horizons_days: Sequence[int]) -> list[str]:
+    """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
+    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days)]
+
+
+def decode_shares(
     partitions: Sequence[int],
-    heads: Sequence[bytes | None],
-    customers: Sequence[bytes | None],
-) -> dict[int, tuple[Learner, int]]:
-    """Give learners without their members, and numbers of customers, of shards that have any.
+    rows: Sequence[Sequence[bytes | None]],
+    horizons_days: tuple[int, ...],
+) -> dict[int, Share]:
+    """Give what shards have learned, without the members of their samples, of those that have.
+
+    Parameters
+    ----------
+    partitions
+        The shards.
+    rows
+        Of each its pieces, in the order of :func:`share_pieces`.
+    horizons_days
+        The horizons.
 
     Raises
     ------
@@ -85,10 +150,16 @@ def decode_heads(
         When one cannot be read.
     """
     found = {}
-    for partition, head, count in zip(partitions, heads, customers, strict=True):
-        if head is not None:
+    names = share_pieces(horizons_days)
+    for partition, row in zip(partitions, rows, strict=True):
+        pieces = {name: blob for name, blob in zip(names, row, strict=True) if blob is not None}
+        if HEAD in pieces:
             try:
-                found[partition] = Learner.decode_head(head)[0], int(count or 0)
+                found[partition] = Share(
+                    Learner.decode_head(pieces[HEAD])[0],
+                    int(pieces.get(CUSTOMERS, 0)),
+                    Grading(horizons_days, pieces),
+                )
             except ValueError as error:
                 raise FaultError(
                     f"partition {partition}: its model in Redis cannot be read: {error}"
@@ -96,11 +167,24 @@ def decode_heads(
     return found
 
 
-def pooled_parameters(shards: Mapping[int, tuple[Learner, int]]) -> Parameters:
-    """Give the parameters of all shards, the prior while nobody has learned anything."""
-    # Added up by partition, so that the sum does not depend on who came first.
-    known = [one for _, one in sorted(shards.items())]
-    return pooled(
-        [learner for learner, _ in known],
-        [customers if learner.orders else 0 for learner, customers in known],
+def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
+    """Give what all shards know together."""
+    # Added up by partition, so that the sums do not depend on who came first.
+    known = [share for _, share in sorted(shards.items())]
+    parameters = pooled(
+        [share.learner for share in known],
+        [share.customers if share.learner.orders else 0 for share in known],
+    )
+    tempos = [share.grading.tempo for share in known]
+    horizons = sorted({days for share in known for days in share.grading.horizons})
+    graded = {
+        days: [share.grading.horizons[days] for share in known if days in share.grading.horizons]
+        for days in horizons
+    }
+    return Knowledge(
+        parameters,
+        {days: pooled_conformal(one.conformal for one in all_) for days, all_ in graded.items()},
+        pooled_factor(tempos, proven=True),
+        pooled_factor(tempos),
+        {days: pooled_grade(one.grade for one in all_) for days, all_ in graded.items()},
     )

@@ -130,7 +130,7 @@ class ShardMemory:
 
     def join_pool(self) -> None:
         """Let all shards of the worker score with what this one has learned."""
-        self._pool.put(self.partition, self._model.learner, self.counters["total:customers"])
+        self._pool.put(self.partition, self._model.share(self.counters["total:customers"]))
 
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
@@ -189,7 +189,7 @@ class ShardMemory:
         if role == "orders":
             self._learn(decoded, folded, ids, value, now_ms)
         totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
-        ahead = self._model.expect(value, totals, self._pool.parameters, now_ms)
+        ahead = self._model.expect(value, totals, self._pool.knowledge, now_ms)
         ranks = np.vstack([self._rank_values(value, now_ms), ahead.clv(len(ids))])
         top = self._rank(rows, ranks)
         fields = score_rows(value, ahead, now_ms, self._settings.vocabulary.minor_digits)

@@ -19,7 +19,7 @@ from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
-from valuetide.scoring.lifetime.parameters import PRIOR
+from valuetide.streams.pool import Knowledge
 from valuetide.streams.records import (
     COLUMNS,
     TOTALS,
@@ -51,7 +51,7 @@ def rows_at(customers: Customers, digits: int = 2) -> list[tuple[Any, ...]]:
     value = value_of(customers)
     settings = load_settings(vocabulary={"minor_digits": digits})
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
-    ahead = ShardModel(settings, {}).expect(value, totals, PRIOR, NOW)
+    ahead = ShardModel(settings, {}).expect(value, totals, Knowledge(), NOW)
     return score_rows(value, ahead, NOW, digits)
 
 

@@ -15,11 +15,12 @@ from xxhash import xxh3_64_intdigest
 from tests.support.fakes import START_SECONDS, World, customers_of, run_quickly, shard_settings
 from tests.unit.streams.helpers import DAY_SECONDS, History, order, stored_rows, visit
 from valuetide.schemas.errors import FaultError
+from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.parameters import PRIOR
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.sample import Orders
-from valuetide.streams.pool import Pool
+from valuetide.streams.pool import Pool, Share
 from valuetide.streams.store import Commit, StoreUnavailableError
 from valuetide.streams.store.memory import MemoryStore
 
@@ -246,33 +247,37 @@ def learned(seed: int, customers: int) -> Learner:
     return learner
 
 
+def share(learner: Learner, customers: int) -> Share:
+    return Share(learner, customers, Grading((90,), {}))
+
+
 def test_shards_score_with_what_all_have_learned() -> None:
     async def scenario() -> None:
         now = [0.0]
         one, two = learned(1, 30), learned(2, 300)
         store, pool = MemoryStore(), Pool(lambda: now[0])
         assert pool.parameters == PRIOR
-        pool.put(0, one, 1_000)
+        pool.put(0, share(one, 1_000))
         alone = pool.parameters
         assert alone.purchases.r == pytest.approx(one.parameters.purchases.r)
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         assert pool.parameters == alone
         pieces = {"head": two.encode_head(), "customers": b"3000"}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
         now[0] = 9.0
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         assert pool.parameters == alone
         now[0] = 10.0
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         both = pool.parameters
         wanted = np.exp((one.purchases[0] + 3 * two.purchases[0]) / 4)
         assert both.purchases.r == pytest.approx(wanted)
 
         other = Pool(lambda: now[0])
-        other.put(1, two, 3_000)
-        other.put(0, one, 1_000)
+        other.put(1, share(two, 3_000))
+        other.put(0, share(one, 1_000))
         assert other.parameters == both
-        other.put(0, Learner(shards=2), 500)  # prospects alone: nothing learned, no weight
+        other.put(0, share(Learner(shards=2), 500))  # prospects alone: nothing learned, no weight
         assert other.parameters.purchases.r == pytest.approx(two.parameters.purchases.r)
         pool.release(0)
         assert pool.parameters == both

@@ -1,10 +1,12 @@
 """Predictions for some customers that wait for their outcome.
 
-    bytes of a cohort, little endian
-      0  <u2 layout version, 1    2  <u2 0    4  <u4 members     8  <i8 day
-     16  <f8 ratio corrector then in force   24  80 bytes: intervals then in force, see conformal.py
-    104  members sorted by key, 40 bytes each: <u8 key, <f8 spend so far, <u4 repeat purchases,
-         <f4 predicted orders, revenue, probability of nothing, log median, log spread
+bytes of a cohort, little endian
+  0  <u2 layout version, 1    2  <u2 0    4  <u4 members     8  <i8 day
+ 16  <f8 ratio corrector then in force   24  80 bytes: intervals then in force, see conformal.py
+104  members sorted by key, 40 bytes each: <u8 key, <f8 spend so far, <u4 repeat purchases,
+     <f4 predicted orders, revenue, probability of nothing, log median, log spread
+
+Predictions are kept in single precision; outcomes are known to cents, and sums begin after that.
 """
 
 import struct

@@ -109,18 +109,20 @@ class Conformal:
         up_at, up_weight = _hat(predicted.none, self._upper_knots)
         low_at, low_weight = _hat(predicted.none, self._lower_knots)
         tail = (1.0 - self.level) / 2.0
+        # Who is predicted to buy nothing takes its turn, but moves nothing.
+        moving = np.flatnonzero(~shut)
         rows = zip(
-            shut.tolist(), open_below.tolist(), paid.tolist(), spreads.tolist(), low.tolist(),
-            high.tolist(), miss.tolist(), up_at.tolist(), up_weight.tolist(), low_at.tolist(),
-            low_weight.tolist(), strict=True,
+            moving.tolist(), *(
+                column[moving].tolist()
+                for column in (
+                    open_below, spreads, low, high, miss, up_at, up_weight, low_at, low_weight
+                )
+            ), strict=True,
         )  # fmt: skip
-        upper, lower, count, inside = self.upper.tolist(), self.lower.tolist(), self.outcomes, 0
-        for closed, from_zero, some, at, bottom, top, chance, u, uw, k, kw in rows:
-            count += 1
-            if closed:
-                inside += not some
-                continue
-            step = max(_FIRST_STEP / (1.0 + count / _STEP_HALVES_AT), _LEAST_STEP)
+        upper, lower = self.upper.tolist(), self.lower.tolist()
+        inside, before = int((shut & ~paid).sum()), self.outcomes + 1
+        for nth, from_zero, at, bottom, top, chance, u, uw, k, kw in rows:
+            step = max(_FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT), _LEAST_STEP)
             above = at > top + upper[u] * (1.0 - uw) + upper[u + 1] * uw
             below = False
             move = step * (above - chance)
@@ -130,7 +132,8 @@ class Conformal:
                 _shift(lower, k, kw, step * (below - tail))
             inside += not (above or below)
         self.upper, self.lower = np.array(upper), np.array(lower)
-        self.outcomes, self.inside = count, self.inside + inside
+        self.outcomes += shut.size
+        self.inside += inside
 
     def encode(self) -> bytes:
         """Bytes from which ``decode`` makes the same."""

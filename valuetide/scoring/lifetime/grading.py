@@ -45,6 +45,11 @@ _COHORT: Final = "cohort:"
 _CONFORMAL_BYTES: Final = len(Conformal().encode())
 
 
+def grade_piece(days: int) -> str:
+    """Name of the piece with what was learned of a horizon."""
+    return f"{_GRADE}{days}"
+
+
 class Horizon:
     """What is graded of one horizon.
 
@@ -193,7 +198,7 @@ class Grading:
             horizon.conformal.update(predictive, outcomes.real_revenue)
             horizon.grade.add(outcomes)
             self._changed[horizon.slot(cohort)] = b""
-            self._changed[f"{_GRADE}{horizon.days}"] = horizon.encode()
+            self._changed[grade_piece(horizon.days)] = horizon.encode()
             if teach and cohort.factor != TOO_EARLY:
                 predicted, actual = outcomes.revenue.sum(), outcomes.real_revenue.sum()
                 self.tempo.learn(float(predicted), cohort.factor, float(actual))
