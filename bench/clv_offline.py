@@ -24,13 +24,14 @@ from tests.support import lifetime_reference as reference
 from tests.support.lifetime_reference import Floats, Summary, fit, summarise
 from tests.support.shared_data import BESIDE, lifetimes_data
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.moved import moved_by
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.predictive import Predictive
 from valuetide.scoring.lifetime.purchases import Histories
 from valuetide.scoring.lifetime.sample import Orders
-from valuetide.scoring.lifetime.tempo import WINDOW_DAYS, Tempo, pooled_factor
+from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.scoring.lifetime.value import Facts, Terms, clv, histories, potential
 
 DAY_MS = 86_400_000
@@ -272,28 +273,21 @@ def weekly(data: Data, outcome: Outcome) -> None:
     # As a deployment would: a shard for every few thousand customers.
     count = max(1, round(np.unique(data.who).size / 6_000))
     shards, done = [Learner(0, shards=count) for _ in range(count)], 0
+    gradings = [Grading((HORIZON_DAYS,), {}) for _ in range(count)]
     mbg_at, spend_at = np.exp(PRIOR[0]), np.array([4.0, 4.0, 20.0])
     errors: dict[str, list[float]] = {"online": [], "no tempo": [], "proven tempo": [], "batch": []}
-    tempo, people_all = Tempo(), np.unique(data.who)
-    since = np.full(people_all.size, 1 << 40)
-    np.minimum.at(since, np.searchsorted(people_all, data.who), data.day)
     refine = False
     for until in range(start + 7, end - FORECAST_DAYS + 2, 7):
         upto = int(np.searchsorted(data.day, until))
         part = slice(done, upto)
         who = data.who[part].astype(np.uint64)
         fresh = Orders(who, data.day[part], data.amount[part])
-        for nth, shard in enumerate(shards):
-            shard.learn(fresh[who % np.uint64(count) == nth])
+        for nth, (shard, grading) in enumerate(zip(shards, gradings, strict=True)):
+            grading.learn(shard, fresh[who % np.uint64(count) == nth])
         parameters = pooled(shards)
-        begun = since[np.searchsorted(people_all, data.who[part])]
-        tempo.credit(begun, data.day[part], data.amount[part])
-        tempo.close(until - 1)
+        tempos = [grading.tempo for grading in gradings]
         done = upto
         seen = summarise(data.who, data.day, data.amount, until)
-        if tempo.due(until - 1, start):
-            soon = online_forecast(parameters, seen, WINDOW_DAYS / 7)[1]
-            tempo.open(until - 1, float(soon.sum()))
         if until < start + 7 * FIRST_FORECAST_WEEK:
             continue
         people = np.unique(data.who[:upto])
@@ -310,8 +304,8 @@ def weekly(data: Data, outcome: Outcome) -> None:
         errors["batch"].append(float((orders * order_value(spend_at, seen)).sum()) - real)
         _, revenue = online_forecast(parameters, seen, FORECAST_DAYS / 7)
         errors["no tempo"].append(float(revenue.sum()) - real)
-        errors["online"].append(float(revenue.sum()) * tempo.factor - real)
-        proven = pooled_factor([tempo], proven=True)
+        errors["online"].append(float(revenue.sum()) * pooled_factor(tempos) - real)
+        proven = pooled_factor(tempos, proven=True)
         errors["proven tempo"].append(float(revenue.sum()) * proven - real)
     rmse = {name: float(np.sqrt(np.mean(np.square(error)))) for name, error in errors.items()}
     print(f"  {data.name}: 13 weeks ahead, {len(errors['batch'])} weeks, RMSE of revenue: {rmse}")

@@ -16,6 +16,7 @@ from redis import Redis
 from tests.support.lifetime_reference import Summary, mbg_expected_orders
 from tests.support.pipeline import Facts, Pipeline, cli, make_pipeline
 from valuetide.schemas.score import Score
+from valuetide.scoring.lifetime.grade import report
 from valuetide.scoring.lifetime.pieces import assemble
 from valuetide.streams.reader import Learned, Reader
 from valuetide.streams.store.redis import model_key
@@ -183,7 +184,11 @@ def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Sc
     assert found_model["purchases"]["r"] == pytest.approx(learned.parameters.purchases.r)
     total = sum(score["clv_365d"] or 0.0 for score in state.values())
     assert found_model["equity"]["clv_365d"] == pytest.approx(total, abs=0.01)
+    graded = found_model["grades"]["90d"]["all"]
+    assert graded["outcomes"] == report(learned.knowledge.grades[90].total).outcomes > 1_000
+    assert 0.6 < graded["likely_coverage"] < 0.95
     text = cli(pipeline.environment, "model", "--no-equity").stdout
+    assert f"90 days ahead, {graded['outcomes']:,.0f} outcomes known" in text
     assert f"learned from {learned.orders:,} orders" in text
     assert "equity" not in text
     best = cli(pipeline.environment, "top", "--by", "clv_365d", "--count", "3", "--json")

@@ -15,7 +15,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
 from valuetide.streams.decode import Decoder, Role
-from valuetide.streams.metrics import Metrics
+from valuetide.streams.metrics import Metrics, ModelCollector
 from valuetide.streams.pool import Pool
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
@@ -56,6 +56,8 @@ class Engine:
         self.settings = settings
         self.metrics = metrics
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        pool = Pool()
+        metrics.registry.register(ModelCollector(lambda: pool.knowledge))
         self._services = Services(
             settings=settings,
             clock=clock,
@@ -67,7 +69,7 @@ class Engine:
                 role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
                 for role in INPUTS
             },
-            pool=Pool(),
+            pool=pool,
         )
         self._flow = flow
         self._on_fault = on_fault

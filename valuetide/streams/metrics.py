@@ -1,7 +1,7 @@
 """What is measured, all in one place. Base units; a customer is never a label."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,16 @@ from prometheus_client import (
     PlatformCollector,
     ProcessCollector,
 )
-from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
+
+from valuetide.scoring.lifetime.grade import report
+from valuetide.streams.pool import Knowledge
 
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -45,6 +53,72 @@ class ArrayHistogram(Collector):
         family = HistogramMetricFamily(self._name, self._documentation)
         family.add_metric([], buckets, self._sum)
         yield family
+
+
+class ModelCollector(Collector):
+    """How good the model's predictions were, lately, by horizon; of all shards, at each worker.
+
+    Parameters
+    ----------
+    knowledge
+        Gives what all shards have learned.
+    """
+
+    def __init__(self, knowledge: Callable[[], Knowledge]) -> None:
+        self._knowledge = knowledge
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the figures of the horizons that have outcomes."""
+        knowledge = self._knowledge()
+        correction = GaugeMetricFamily(
+            "valuetide_model_correction_ratio",
+            "What is expected is multiplied with; 1 unless that has proven to help",
+        )
+        correction.add_metric([], knowledge.factor)
+        outcomes = CounterMetricFamily(
+            "valuetide_model_outcomes",
+            "Predictions of all shards whose outcome is known",
+            labels=["horizon"],
+        )
+        bias = GaugeMetricFamily(
+            "valuetide_model_bias_ratio",
+            "Predicted less realised, as a share of the realised",
+            labels=["horizon", "quantity"],
+        )
+        slope = GaugeMetricFamily(
+            "valuetide_model_calibration_slope",
+            "Slope of the regression of realised on predicted, 1 when calibrated",
+            labels=["horizon", "quantity"],
+        )
+        errors = {
+            "orders": GaugeMetricFamily(
+                "valuetide_model_mae_orders",
+                "Mean absolute error of the orders predicted for a customer",
+                labels=["horizon"],
+            ),
+            "revenue": GaugeMetricFamily(
+                "valuetide_model_mae_currency",
+                "Mean absolute error of the revenue predicted for a customer, base currency",
+                labels=["horizon"],
+            ),
+        }
+        coverage = GaugeMetricFamily(
+            "valuetide_model_coverage_ratio",
+            "Outcomes inside the interval that was given; likely: of customers who may well buy",
+            labels=["horizon", "customers"],
+        )
+        for days, grade in knowledge.grades.items():
+            horizon, found = f"{days}d", report(grade.recent)
+            outcomes.add_metric([horizon], report(grade.total).outcomes)
+            if not grade.cohorts:
+                continue
+            for name, quality in (("orders", found.orders), ("revenue", found.revenue)):
+                bias.add_metric([horizon, name], quality.bias)
+                slope.add_metric([horizon, name], quality.slope)
+                errors[name].add_metric([horizon], quality.mae)
+            coverage.add_metric([horizon, "all"], found.coverage)
+            coverage.add_metric([horizon, "likely"], found.likely_coverage)
+        return [correction, outcomes, bias, slope, *errors.values(), coverage]
 
 
 class Metrics:

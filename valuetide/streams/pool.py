@@ -1,4 +1,4 @@
-"""The parameters that all shards score with: what each has learned, pooled.
+"""What all shards score with: what each has learned, pooled.
 
 A shard scores with what it has learned itself, with what the other shards of its worker have
 learned up to this moment, and with what shards of other workers had committed when they were last
@@ -8,13 +8,53 @@ while a score depends, by a little, on how far the other shards are.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from valuetide.schemas.errors import FaultError
+from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
+from valuetide.scoring.lifetime.grade import Grade, pooled_grade
+from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
 from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
+from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.streams.store import StateStore
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What all shards have learned, which scores are made with.
+
+    Attributes
+    ----------
+    parameters
+        Pooled, the prior while nobody has learned anything.
+    intervals
+        By horizon in days how the ends of intervals are moved; none: as the model has them.
+    factor
+        The ratio corrector: 1 unless it has proven to help.
+    learned_factor
+        The same, proven or not.
+    grades
+        By horizon in days what was predicted against what came.
+    """
+
+    parameters: Parameters = PRIOR
+    intervals: Mapping[int, Conformal] = field(default_factory=dict)
+    factor: float = 1.0
+    learned_factor: float = 1.0
+    grades: Mapping[int, Grade] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one shard brings: what it learned, its number of customers, its grades, its ranks."""
+
+    learner: Learner
+    customers: int
+    grading: Grading
+    ranks: Ranks
 
 
 class Pool:
@@ -28,34 +68,39 @@ class Pool:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._ours: dict[int, tuple[Learner, int]] = {}
-        self._others: dict[int, tuple[Learner, int]] = {}
-        self._ranks: dict[int, Ranks] = {}
-        self._parameters: Parameters | None = PRIOR
+        self._ours: dict[int, Share] = {}
+        self._others: dict[int, Share] = {}
+        self._knowledge: Knowledge | None = Knowledge()
         self._percentiles: Percentiles | None = None
         self._read_at: float | None = None
 
     @property
+    def knowledge(self) -> Knowledge:
+        """What all shards know."""
+        if self._knowledge is None:
+            self._knowledge = pooled_knowledge(self._others | self._ours)
+        return self._knowledge
+
+    @property
     def parameters(self) -> Parameters:
         """The pooled parameters, the prior while nobody has learned anything."""
-        if self._parameters is None:
-            self._parameters = pooled_parameters(self._others | self._ours)
-        return self._parameters
+        return self.knowledge.parameters
 
     @property
     def percentiles(self) -> Percentiles:
         """Ranks among the customers of all shards."""
         if self._percentiles is None:
-            self._percentiles = Percentiles(self._ranks.values())
+            shares = (self._others | self._ours).values()
+            self._percentiles = Percentiles(share.ranks for share in shares)
         return self._percentiles
 
-    def put(self, partition: int, learner: Learner, customers: int, ranks: Ranks) -> None:
-        """Take in what a shard of this worker has learned, and how many customers it has."""
-        self._ours[partition] = (learner, customers)
-        self._parameters = None
-        if self._ranks.get(partition) is not ranks:
-            self._ranks[partition] = ranks
+    def put(self, partition: int, share: Share) -> None:
+        """Take in what a shard of this worker has learned."""
+        known = self._ours.get(partition)
+        if known is None or known.ranks is not share.ranks:
             self._percentiles = None
+        self._ours[partition] = share
+        self._knowledge = None
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -63,7 +108,13 @@ class Pool:
             self._others[partition] = self._ours.pop(partition)
         self._read_at = None
 
-    async def refresh(self, store: StateStore, partitions: int, every_seconds: float) -> None:
+    async def refresh(
+        self,
+        store: StateStore,
+        partitions: int,
+        every_seconds: float,
+        horizons_days: tuple[int, ...],
+    ) -> None:
         """Read what shards of other workers have committed, unless that was done lately.
 
         Raises
@@ -79,19 +130,32 @@ class Pool:
         self._read_at = now
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
-            models = await store.read_models(others, (HEAD, CUSTOMERS, *NAMES))
-            self._others |= decode_heads(others, models)
-            self._ranks |= {
-                partition: decode_ranks(partition, model)
-                for partition, model in zip(others, models, strict=True)
-            }
-            self._parameters = self._percentiles = None
+            names = share_pieces(horizons_days)
+            models = await store.read_models(others, names)
+            self._others |= decode_shares(others, models, horizons_days)
+            self._knowledge = self._percentiles = None
 
 
-def decode_heads(
-    partitions: Sequence[int], models: Sequence[Mapping[str, bytes]]
-) -> dict[int, tuple[Learner, int]]:
-    """Give learners without their members, and numbers of customers, of shards that have any.
+def share_pieces(horizons_days: Sequence[int]) -> list[str]:
+    """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
+    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days), *NAMES]
+
+
+def decode_shares(
+    partitions: Sequence[int],
+    models: Sequence[Mapping[str, bytes]],
+    horizons_days: tuple[int, ...],
+) -> dict[int, Share]:
+    """Give what shards have learned, without the members of their samples, of those that have.
+
+    Parameters
+    ----------
+    partitions
+        The shards.
+    models
+        Of each at least those pieces, by name.
+    horizons_days
+        The horizons.
 
     Raises
     ------
@@ -99,11 +163,15 @@ def decode_heads(
         When one cannot be read.
     """
     found = {}
-    for partition, model in zip(partitions, models, strict=True):
-        if HEAD in model:
+    for partition, pieces in zip(partitions, models, strict=True):
+        if HEAD in pieces:
             try:
-                customers = int(model.get(CUSTOMERS, 0))
-                found[partition] = Learner.decode_head(model[HEAD])[0], customers
+                found[partition] = Share(
+                    Learner.decode_head(pieces[HEAD])[0],
+                    int(pieces.get(CUSTOMERS, 0)),
+                    Grading(horizons_days, pieces),
+                    Ranks(pieces),
+                )
             except ValueError as error:
                 raise FaultError(
                     f"partition {partition}: its model in Redis cannot be read: {error}"
@@ -111,27 +179,24 @@ def decode_heads(
     return found
 
 
-def decode_ranks(partition: int, model: Mapping[str, bytes]) -> Ranks:
-    """Give the ranks of a shard's customers.
-
-    Raises
-    ------
-    FaultError
-        When they cannot be read.
-    """
-    try:
-        return Ranks(model)
-    except ValueError as error:
-        raise FaultError(
-            f"partition {partition}: its model in Redis cannot be read: {error}"
-        ) from error
-
-
-def pooled_parameters(shards: Mapping[int, tuple[Learner, int]]) -> Parameters:
-    """Give the parameters of all shards, the prior while nobody has learned anything."""
-    # Added up by partition, so that the sum does not depend on who came first.
-    known = [one for _, one in sorted(shards.items())]
-    return pooled(
-        [learner for learner, _ in known],
-        [customers if learner.orders else 0 for learner, customers in known],
+def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
+    """Give what all shards know together."""
+    # Added up by partition, so that the sums do not depend on who came first.
+    known = [share for _, share in sorted(shards.items())]
+    parameters = pooled(
+        [share.learner for share in known],
+        [share.customers if share.learner.orders else 0 for share in known],
+    )
+    tempos = [share.grading.tempo for share in known]
+    horizons = sorted({days for share in known for days in share.grading.horizons})
+    graded = {
+        days: [share.grading.horizons[days] for share in known if days in share.grading.horizons]
+        for days in horizons
+    }
+    return Knowledge(
+        parameters,
+        {days: pooled_conformal(one.conformal for one in all_) for days, all_ in graded.items()},
+        pooled_factor(tempos, proven=True),
+        pooled_factor(tempos),
+        {days: pooled_grade(one.grade for one in all_) for days, all_ in graded.items()},
     )

@@ -14,12 +14,11 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.parameters import Parameters
-from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
-from valuetide.scoring.lifetime.ranks import Percentiles
+from valuetide.scoring.lifetime.ranks import Percentiles, Ranks
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.pool import decode_heads, decode_ranks, pooled_parameters
+from valuetide.streams.pool import Knowledge, decode_shares, pooled_knowledge, share_pieces
 from valuetide.streams.records import TOTALS, score_columns, score_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
@@ -66,18 +65,26 @@ class Learned:
 
     Attributes
     ----------
-    parameters
-        Pooled, those that scores are made with.
+    knowledge
+        Pooled: what scores are made with, and the grades of earlier predictions.
     customers, orders
         Customers of the shards, and the orders that were learned from, of all.
     shards
         Parameters of each partition that has learned, by itself.
+    corrected
+        Whether the settings allow the ratio corrector.
     """
 
-    parameters: Parameters
+    knowledge: Knowledge
     customers: int
     orders: int
     shards: dict[int, Parameters]
+    corrected: bool
+
+    @property
+    def parameters(self) -> Parameters:
+        """The pooled parameters."""
+        return self.knowledge.parameters
 
 
 class Reader:
@@ -198,30 +205,32 @@ class Reader:
         )
 
     async def learned(self) -> Learned:
-        """Give the models' parameters.
+        """Give what was learned, and how good predictions were.
 
         Raises
         ------
         FaultError
             When what is in Redis cannot be read.
         """
-        partitions = range(self._settings.partitions)
+        partitions, horizons = range(self._settings.partitions), self._settings.horizons_days
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in partitions:
                     key = model_key(self._settings.key_prefix, partition)
-                    pipeline.hmget(key, [HEAD, CUSTOMERS])
+                    pipeline.hmget(key, share_pieces(horizons))
                 rows = await pipeline.execute()
+        names = share_pieces(horizons)
         models = [
-            {name: piece for name, piece in zip((HEAD, CUSTOMERS), row, strict=True) if piece}
+            {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
             for row in rows
         ]
-        shards = decode_heads(partitions, models)
+        shares = decode_shares(partitions, models, horizons)
         return Learned(
-            pooled_parameters(shards),
-            sum(count for _, count in shards.values()),
-            sum(learner.orders for learner, _ in shards.values()),
-            {partition: learner.parameters for partition, (learner, _) in shards.items()},
+            pooled_knowledge(shares),
+            sum(share.customers for share in shares.values()),
+            sum(share.learner.orders for share in shares.values()),
+            {partition: share.learner.parameters for partition, share in shares.items()},
+            self._settings.ratio_correction == "auto",
         )
 
     async def equity(self, now_ms: int | None = None) -> dict[str, float]:
@@ -251,7 +260,7 @@ class Reader:
             When what is in Redis cannot be read.
         """
         settings, prefix = self._settings, self._settings.key_prefix
-        parameters = (await self.learned()).parameters
+        knowledge = (await self.learned()).knowledge
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in range(settings.partitions):
@@ -263,7 +272,7 @@ class Reader:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
         models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
-        percentiles = Percentiles(decode_ranks(*one) for one in enumerate(models))
+        percentiles = Percentiles(map(Ranks, models))
         for partition, record in enumerate(fields):
             totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
             try:
@@ -280,7 +289,7 @@ class Reader:
                     )
                     records = customers.records[: len(ids)]
                     past = Past(records["scored_at"], records["clv"], basis_of(value))
-                    ahead = model.expect(value, past, totals, parameters, now_ms)
+                    ahead = model.expect(value, past, totals, knowledge, now_ms)
                     percentile = percentiles.of(ahead.clv)
                     rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):

@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     sweep_rate: Annotated[
         float, Field(gt=0, description="Customers a worker looks at a second, to score again")
     ] = 2_000.0
+    ratio_correction: Annotated[
+        Literal["auto", "off"],
+        Field(description="auto: what is expected is raised or lowered while that proves better"),
+    ] = "auto"
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

@@ -232,9 +232,12 @@ class Shard:
         return record
 
     async def _refresh_pool(self) -> None:
-        services = self._services
+        services, settings = self._services, self._services.settings
         await services.pool.refresh(
-            services.store, services.settings.partitions, services.settings.model_refresh_seconds
+            services.store,
+            settings.partitions,
+            settings.model_refresh_seconds,
+            settings.horizons_days,
         )
 
     def reposition(self) -> None:

@@ -131,9 +131,7 @@ class ShardMemory:
 
     def join_pool(self) -> None:
         """Let all shards of the worker score with what this one has learned."""
-        model = self._model
-        customers = self.counters["total:customers"]
-        self._pool.put(self.partition, model.learner, customers, model.ranks)
+        self._pool.put(self.partition, self._model.share(self.counters["total:customers"]))
 
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
@@ -226,7 +224,7 @@ class ShardMemory:
         model, pool, records = self._model, self._pool, self._customers.records
         totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
         past = Past(records["scored_at"][rows], records["clv"][rows], self._basis[:, rows])
-        ahead = model.expect(value, past, totals, pool.parameters, now_ms)
+        ahead = model.expect(value, past, totals, pool.knowledge, now_ms)
         clv = np.full(len(ids), np.nan)
         clv[ahead.buyers] = ahead.clv
         model.ranks.move(past.clv, clv)

@@ -1,7 +1,7 @@
-"""What a shard learns from its orders, and what it expects of its customers."""
+"""What a shard learns from its orders and outcomes, and what it expects of its customers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,13 +10,14 @@ from xxhash import xxh3_64_intdigest
 from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.moved import PARTS, moved_by
-from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.ranks import Ranks
 from valuetide.scoring.lifetime.sample import Exact, Orders
 from valuetide.scoring.lifetime.value import Facts, Terms, histories, potential, yield_rate
+from valuetide.streams.pool import Knowledge, Share
 from valuetide.streams.records import Ahead
 from valuetide.streams.settings import Settings
 
@@ -49,12 +50,12 @@ def basis_of(value: CurrentValue) -> IntArray:
 
 
 class ShardModel:
-    """The learner of one shard, and the ranks of its customers.
+    """The learner of one shard, the grades of what it predicted, and its customers' ranks.
 
     Parameters
     ----------
     settings
-        Horizons, discount, currency and number of partitions.
+        Horizons, discount, currency, number of partitions, and whether predictions are corrected.
     pieces
         What was committed of it.
 
@@ -67,11 +68,12 @@ class ShardModel:
     def __init__(self, settings: Settings, pieces: Mapping[str, bytes]) -> None:
         self.learner = assemble(pieces) or Learner(shards=settings.partitions)
         self.ranks = Ranks(pieces)
+        self.grading = Grading(settings.horizons_days, pieces)
         self._changes = Changes(self.learner)
         self._horizons = settings.horizons_days
         self._scale = 10.0**settings.vocabulary.minor_digits
         self._terms = Terms(tuple(days / 7.0 for days in self._horizons), settings.yearly_discount)
-        self._corrections = [Conformal() for _ in self._horizons]
+        self._corrected = settings.ratio_correction == "auto"
 
     def learn(
         self,
@@ -97,35 +99,41 @@ class ShardModel:
         Returns
         -------
         int
-            Steps of the parameters.
+            Steps of the parameters and turns of the grading.
 
         Notes
         -----
         An order that comes again, comes late or was cancelled is first learned from as if it were
         new, and what the sample then has wrong of its customer is replaced by what the state says.
+        So with such orders, and only with them, a step or a cohort in the middle of a batch sees
+        a history that it would not see if the batch ended there.
         """
         who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
         today = now_ms // DAY_MS
         learner, before = self.learner, self.learner.sample.members
         days = np.minimum(at // DAY_MS, today)
-        steps = learner.learn(Orders(who[whose], days, amount / self._scale))
+        changes = self.grading.learn(learner, Orders(who[whose], days, amount / self._scale))
         exact = self._exact(who, value, today)
         wrong = learner.sample.differs(exact)
         if wrong.any():
             learner.correct(exact[wrong])
         self._changes.note(before, who)
-        return steps
+        return changes
+
+    def share(self, customers: int) -> Share:
+        """Give what the shard brings to the pool."""
+        return Share(self.learner, customers, self.grading, self.ranks)
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
-        return self._changes.take(customers) | self.ranks.take()
+        return self._changes.take(customers) | self.grading.changes() | self.ranks.take()
 
     def expect(
         self,
         value: CurrentValue,
         past: Past,
         totals: Mapping[str, int],
-        parameters: Parameters,
+        knowledge: Knowledge,
         now_ms: int,
     ) -> Ahead:
         """Give what is to be expected of customers, and why that has changed.
@@ -139,14 +147,24 @@ class ShardModel:
         totals
             Orders, revenue and margin of the shard, minor units; what is kept of a customer's
             spend is drawn towards what is kept of everybody's.
-        parameters
+        knowledge
             Of all shards.
         now_ms
             The moment.
+
+        Notes
+        -----
+        The ratio corrector moves what is expected, not the intervals: what came beyond them has
+        moved their ends already.
         """
         buyers = np.flatnonzero(value.orders > 0)
         facts = self._facts(basis_of(value)[:, buyers], totals, now_ms)
-        found = potential(parameters, facts, self._terms, self._corrections)
+        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
+        found = potential(knowledge.parameters, facts, self._terms, intervals)
+        factor = knowledge.factor if self._corrected else 1.0
+        if factor != 1.0:
+            orders, clv = found.expected_orders * factor, found.clv * factor
+            found = replace(found, expected_orders=orders, clv=clv)
         # Nothing to be had is 0, never -0.
         clv = np.round(found.clv[-1] * self._scale) + 0.0
         # A first score moved by the order that it is for, and by nothing else.
@@ -157,11 +175,11 @@ class ShardModel:
             who = buyers[known]
             before = self._facts(past.basis[:, who], totals, past.scored_at[who])
             parts = moved_by(
-                self._minor(before),
+                self._minor(before, factor),
                 past.clv[who],
-                self._minor(facts[known]),
+                self._minor(facts[known], factor),
                 clv[known],
-                parameters,
+                knowledge.parameters,
                 self._terms,
             )
             moved[:, known] = parts.in_units(clv[known] - past.clv[who])
@@ -181,9 +199,9 @@ class ShardModel:
             yield_rate(margin / self._scale, spent, average, typical),
         )
 
-    def _minor(self, facts: Facts) -> Facts:
-        """Facts by which value comes in minor units."""
-        return Facts(facts.seen, facts.spent, facts.yield_rate * self._scale)
+    def _minor(self, facts: Facts, factor: float) -> Facts:
+        """Facts by which value comes in minor units, corrected by a factor."""
+        return Facts(facts.seen, facts.spent, facts.yield_rate * (self._scale * factor))
 
     def _exact(self, who: NDArray[np.uint64], value: CurrentValue, today: int) -> Exact:
         bought = value.orders > 0

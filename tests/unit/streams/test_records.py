@@ -19,7 +19,7 @@ from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
-from valuetide.scoring.lifetime.parameters import PRIOR
+from valuetide.streams.pool import Knowledge
 from valuetide.streams.records import (
     COLUMNS,
     TOTALS,
@@ -53,7 +53,7 @@ def rows_at(customers: Customers, digits: int = 2) -> list[tuple[Any, ...]]:
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
     count = len(customers)
     past = Past(np.zeros(count, np.int64), np.full(count, np.nan), basis_of(value))
-    ahead = ShardModel(settings, {}).expect(value, past, totals, PRIOR, NOW)
+    ahead = ShardModel(settings, {}).expect(value, past, totals, Knowledge(), NOW)
     return score_rows(value, ahead, np.full(ahead.clv.size, 50.0), NOW, digits)
 
 

@@ -1,27 +1,42 @@
 """What a shard learns is part of its state: the same after crashes, whatever the batches."""
 
 import asyncio
+import json
 import random
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
 from xxhash import xxh3_64_intdigest
 
 from tests.support.fakes import START_SECONDS, World, customers_of, run_quickly, shard_settings
 from tests.unit.streams.helpers import DAY_SECONDS, History, order, stored_rows, visit
 from valuetide.schemas.errors import FaultError
+from valuetide.schemas.vocabulary import RfmBands
+from valuetide.scoring.current_value import CurrentValue, current_value
+from valuetide.scoring.customers import Customers
+from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.grade import Grade, Outcomes, report
+from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.parameters import PRIOR
 from valuetide.scoring.lifetime.pieces import Changes, assemble
+from valuetide.scoring.lifetime.predictive import Predictive
 from valuetide.scoring.lifetime.ranks import BINS, NAMES, Ranks, bin_of
 from valuetide.scoring.lifetime.sample import Orders
-from valuetide.streams.pool import Pool
-from valuetide.streams.records import COLUMNS
+from valuetide.scoring.lifetime.tempo import pooled_factor
+from valuetide.streams.cli.model import model_as_json, model_lines
+from valuetide.streams.metrics import ModelCollector
+from valuetide.streams.pool import Knowledge, Pool, Share
+from valuetide.streams.reader import Learned
+from valuetide.streams.records import COLUMNS, TOTALS, score_rows
+from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store import Commit, StoreUnavailableError
 from valuetide.streams.store.memory import MemoryStore
 
@@ -155,6 +170,81 @@ def test_the_sample_says_what_the_states_say(seed: int, size: int) -> None:
     run_quickly(scenario())
 
 
+def test_what_was_predicted_is_graded_and_a_crash_changes_no_byte_of_it() -> None:
+    """In the store are the grades, and no more cohorts than wait."""
+
+    async def scenario(crash: bool) -> dict[str, bytes]:
+        world = event_time()
+        shop(world, 7, 1_200)
+        calls = [0]
+
+        async def fail(commit: Commit) -> None:
+            calls[0] += 1
+            if crash and calls[0] % 5 == 0:
+                raise StoreUnavailableError("killed")
+
+        world.store.before_commit = fail
+        return (await finished(world, 50))[0]
+
+    model = run_quickly(scenario(crash=False))
+    assert run_quickly(scenario(crash=True)) == model
+    grading = Grading((90, 365), model)
+    graded = grading.horizons[90].grade
+    # Of the shop's 600 days the second half lies in the future: those events are rejected.
+    assert graded.cohorts == pytest.approx((300 - 90) / 7, abs=2)
+    assert report(graded.total).outcomes > 25 * 50
+    assert grading.horizons[90].conformal.outcomes == report(graded.total).outcomes
+    assert grading.tempo.cohorts > 10
+    waiting = [name for name, blob in model.items() if name.startswith("cohort:90:") and blob]
+    assert len(waiting) == len(grading.horizons[90].waiting) == 13
+    assert len([name for name in model if name.startswith("cohort:")]) <= 13 + 11
+
+
+def test_scores_have_the_intervals_and_the_factor_that_were_learned() -> None:
+    (ann,) = customers_of(0, 4, 1)
+    now_ms = (START_SECONDS + 9 * DAY_SECONDS) * 1_000
+
+    async def folded() -> CurrentValue:
+        world = World()
+        await world.shard.open()
+        world.flow.add("orders", order(ann, 1, amount=5_000.0))
+        await world.drain()
+        customers = Customers(90.0)
+        rows = customers.add([ann], [world.store.shards[0].states[ann]])
+        return current_value(customers, rows, now_ms, minor_digits=2, bands=RfmBands())
+
+    value = run_quickly(folded())
+    totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
+
+    def row(
+        knowledge: Knowledge, setting: str = "auto", last_clv: float = np.nan
+    ) -> dict[str, Any]:
+        model = ShardModel(shard_settings(ratio_correction=setting), {})
+        known = replace(knowledge, parameters=learned(1, 30).parameters)
+        past = Past(np.full(1, now_ms), np.full(1, 100 * last_clv), basis_of(value))
+        ahead = model.expect(value, past, totals, known, now_ms)
+        rows = score_rows(value, ahead, np.full(1, 50.0), now_ms, 2)
+        return dict(zip(COLUMNS, rows[0], strict=True))
+
+    plain = row(Knowledge())
+    raised = row(Knowledge(factor=1.25, learned_factor=1.25))
+    assert row(Knowledge(factor=1.25), "off") == plain
+    assert row(Knowledge(learned_factor=1.25)) == plain
+    changed = {"clv_90d", "clv_365d", "expected_orders_90d", "expected_orders_365d"}
+    changed |= {"moved_by_orders"}
+    assert {name for name, one in raised.items() if one != plain[name]} == changed
+    moved = row(Knowledge(factor=1.25), last_clv=plain["clv_365d"])
+    assert moved["moved_by_parameters"] == round(raised["clv_365d"] - plain["clv_365d"], 2)
+    assert moved["moved_by_orders"] == moved["moved_by_returns"] == moved["moved_by_time"] == 0.0
+    for name in changed:
+        assert raised[name] == pytest.approx(1.25 * plain[name], rel=1e-3, abs=0.01), name
+    moved = Conformal()
+    moved.upper = np.full(4, 1.0)
+    wider = row(Knowledge(intervals={90: moved}))
+    assert {name for name, one in wider.items() if one != plain[name]} == {"clv_90d_high"}
+    assert wider["clv_90d_high"] > 1.5 * plain["clv_90d_high"]
+
+
 def test_what_lies_ahead_is_there_with_the_first_order_and_falls_with_returns() -> None:
     (ann,) = customers_of(0, 4, 1)
 
@@ -270,34 +360,115 @@ def learned(seed: int, customers: int) -> Learner:
     return learner
 
 
+def share(learner: Learner, customers: int) -> Share:
+    return Share(learner, customers, Grading((90,), {}), Ranks())
+
+
+def graded(seed: int) -> Share:
+    rng = np.random.default_rng(seed)
+    one = share(learned(seed, 40), 100)
+    horizon = one.grading.horizons[90]
+    buyers = Predictive(rng.random(60) * 0.5, np.zeros(60), np.ones(60))
+    horizon.conformal.update(buyers, rng.gamma(1, 9, 60))
+    columns = rng.gamma(2, 1, (4, 60))
+    horizon.grade.add(Outcomes(*columns, *(rng.random((2, 60)) < 0.5)))
+    for _ in range(6):
+        one.grading.tempo.learn(50.0, 1.2, 60.0 + seed)
+    return one
+
+
+def test_shards_share_intervals_grades_and_factor() -> None:
+    async def scenario() -> None:
+        one, two = graded(1), graded(2)
+        store, pool = MemoryStore(), Pool(lambda: 0.0)
+        pieces = {
+            "head": two.learner.encode_head(),
+            "customers": b"100",
+            "tempo": two.grading.tempo.encode(),
+            "grade:90": two.grading.horizons[90].encode(),
+            "grade:30": b"of a horizon that is no longer set",
+        }
+        await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
+        pool.put(0, one)
+        await pool.refresh(store, 2, 10.0, (90,))
+        both = pool.knowledge
+        ends = [share.grading.horizons[90].conformal.upper for share in (one, two)]
+        np.testing.assert_allclose(both.intervals[90].upper, (ends[0] + ends[1]) / 2)
+        assert report(both.grades[90].total).outcomes == 120
+        assert both.factor == pooled_factor([one.grading.tempo, two.grading.tempo]) > 1.0
+        assert both.factor == both.learned_factor
+
+        metrics = CollectorRegistry()
+        metrics.register(ModelCollector(lambda: pool.knowledge))
+        found = report(both.grades[90].recent)
+        horizon = {"horizon": "90d"}
+        for name, labels, value in (
+            ("outcomes_total", horizon, 120),
+            ("bias_ratio", horizon | {"quantity": "orders"}, found.orders.bias),
+            ("calibration_slope", horizon | {"quantity": "revenue"}, found.revenue.slope),
+            ("mae_orders", horizon, found.orders.mae),
+            ("mae_currency", horizon, found.revenue.mae),
+            ("coverage_ratio", horizon | {"customers": "likely"}, found.likely_coverage),
+            ("correction_ratio", {}, both.factor),
+        ):
+            assert metrics.get_sample_value(f"valuetide_model_{name}", labels) == value, name
+
+        check_lines(both)
+
+    asyncio.run(scenario())
+
+
+def check_lines(knowledge: Knowledge) -> None:
+    """Of the command ``valuetide model``."""
+    shown = Learned(knowledge, 200, 1_000, {}, corrected=True)
+    found = report(knowledge.grades[90].recent)
+    text = "\n".join(model_lines(shown, None, "EUR"))
+    assert (
+        f"on, it has proven to help: what is expected is multiplied by {knowledge.factor:.3f}"
+        in text
+    )
+    assert "90 days ahead, 120 outcomes known" in text
+    assert f"orders: bias {found.orders.bias:+.1%}" in text
+    assert f"of likely buyers {found.likely_coverage:.1%}" in text
+    assert f"{found.revenue.realised[9]:.2f}" in text
+    as_json = model_as_json(shown, None)
+    assert as_json["ratio_correction"] == {"in_force": True, "factor": knowledge.factor}
+    assert as_json["grades"]["90d"]["recent"]["orders"]["mae"] == found.orders.mae
+    assert json.loads(json.dumps(as_json, allow_nan=False)) == as_json
+    off = model_as_json(Learned(knowledge, 200, 1_000, {}, corrected=False), None)
+    assert not off["ratio_correction"]["in_force"]
+    empty = Learned(Knowledge(grades={365: Grade()}), 0, 0, {}, corrected=True)
+    assert "365 days ahead: no outcome is known yet" in model_lines(empty, None, "EUR")
+    assert json.dumps(model_as_json(empty, None), allow_nan=False)
+
+
 def test_shards_score_with_what_all_have_learned() -> None:
     async def scenario() -> None:
         now = [0.0]
         one, two = learned(1, 30), learned(2, 300)
         store, pool = MemoryStore(), Pool(lambda: now[0])
         assert pool.parameters == PRIOR
-        pool.put(0, one, 1_000, Ranks())
+        pool.put(0, share(one, 1_000))
         alone = pool.parameters
         assert alone.purchases.r == pytest.approx(one.parameters.purchases.r)
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         assert pool.parameters == alone
         pieces = {"head": two.encode_head(), "customers": b"3000"}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
         now[0] = 9.0
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         assert pool.parameters == alone
         now[0] = 10.0
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         both = pool.parameters
         wanted = np.exp((one.purchases[0] + 3 * two.purchases[0]) / 4)
         assert both.purchases.r == pytest.approx(wanted)
 
         other = Pool(lambda: now[0])
-        other.put(1, two, 3_000, Ranks())
-        other.put(0, one, 1_000, Ranks())
+        other.put(1, share(two, 3_000))
+        other.put(0, share(one, 1_000))
         assert other.parameters == both
-        # Prospects alone: nothing learned, no weight.
-        other.put(0, Learner(shards=2), 500, Ranks())
+        other.put(0, share(Learner(shards=2), 500))  # prospects alone: nothing learned, no weight
         assert other.parameters.purchases.r == pytest.approx(two.parameters.purchases.r)
         pool.release(0)
         assert pool.parameters == both

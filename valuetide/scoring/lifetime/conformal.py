@@ -26,6 +26,7 @@ Gibbs, Cherian, Candes (2023), Conformal prediction with conditional guarantees,
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -108,18 +109,20 @@ class Conformal:
         up_at, up_weight = _hat(predicted.none, self._upper_knots)
         low_at, low_weight = _hat(predicted.none, self._lower_knots)
         tail = (1.0 - self.level) / 2.0
+        # Who is predicted to buy nothing takes its turn, but moves nothing.
+        moving = np.flatnonzero(~shut)
         rows = zip(
-            shut.tolist(), open_below.tolist(), paid.tolist(), spreads.tolist(), low.tolist(),
-            high.tolist(), miss.tolist(), up_at.tolist(), up_weight.tolist(), low_at.tolist(),
-            low_weight.tolist(), strict=True,
+            moving.tolist(), *(
+                column[moving].tolist()
+                for column in (
+                    open_below, spreads, low, high, miss, up_at, up_weight, low_at, low_weight
+                )
+            ), strict=True,
         )  # fmt: skip
-        upper, lower, count, inside = self.upper.tolist(), self.lower.tolist(), self.outcomes, 0
-        for closed, from_zero, some, at, bottom, top, chance, u, uw, k, kw in rows:
-            count += 1
-            if closed:
-                inside += not some
-                continue
-            step = max(_FIRST_STEP / (1.0 + count / _STEP_HALVES_AT), _LEAST_STEP)
+        upper, lower = self.upper.tolist(), self.lower.tolist()
+        inside, before = int((shut & ~paid).sum()), self.outcomes + 1
+        for nth, from_zero, at, bottom, top, chance, u, uw, k, kw in rows:
+            step = max(_FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT), _LEAST_STEP)
             above = at > top + upper[u] * (1.0 - uw) + upper[u + 1] * uw
             below = False
             move = step * (above - chance)
@@ -129,7 +132,8 @@ class Conformal:
                 _shift(lower, k, kw, step * (below - tail))
             inside += not (above or below)
         self.upper, self.lower = np.array(upper), np.array(lower)
-        self.outcomes, self.inside = count, self.inside + inside
+        self.outcomes += shut.size
+        self.inside += inside
 
     def encode(self) -> bytes:
         """Bytes from which ``decode`` makes the same."""
@@ -182,6 +186,29 @@ class Conformal:
         low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
         high = ndtri(np.where(shut, 0.5, (top - none) / some))
         return shut, open_below, low, high, 1.0 - top
+
+
+def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:
+    """Ends of all shards together, each weighing by its outcomes; those of the model without any.
+
+    Examples
+    --------
+    >>> one, two = Conformal(), Conformal()
+    >>> one.outcomes, two.outcomes = 100, 300
+    >>> one.upper[:], two.upper[:] = 1.0, 2.0
+    >>> pooled_conformal([one, two]).upper.tolist()
+    [1.75, 1.75, 1.75, 1.75]
+    """
+    known = [shard for shard in shards if shard.outcomes]
+    if not known:
+        return Conformal()
+    whole = Conformal(known[0].level)
+    whole.outcomes = sum(shard.outcomes for shard in known)
+    whole.inside = sum(shard.inside for shard in known)
+    weights = [shard.outcomes for shard in known]
+    whole.upper = np.average([shard.upper for shard in known], axis=0, weights=weights)
+    whole.lower = np.average([shard.lower for shard in known], axis=0, weights=weights)
+    return whole
 
 
 def _hat(at: FloatArray, knots: FloatArray) -> tuple[IntArray, FloatArray]:

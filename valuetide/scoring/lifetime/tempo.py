@@ -1,52 +1,35 @@
 """Whether customers buy more or less than the model says, just now, all together.
 
     bytes, little endian
-     0  <u2 layout version, 1    2  <u2 0    4  <u4 number of open windows
-     8  <f8 decayed actual      16  <f8 decayed predicted   24  <f8 actual   32  <u8 windows closed
-    40  <f8 decayed squared error without the factor        48  <f8 with it
-    56  open windows, 32 bytes each: <i8 day, <f8 predicted, <f8 factor then in force, <f8 actual
+     0  <u2 layout version, 2    2  <u2 0    4  <u4 0    8  <u8 cohorts
+    16  <f8 decayed actual      24  <f8 decayed predicted      32  <f8 actual
+    40  <f8 decayed squared error without the factor           48  <f8 with it
 
-Models of customers know of no season and no trend. Once a week the revenue of the next eight weeks
-is predicted for all customers there are, and eight weeks later compared with what they spent. The
-ratio of both, recent weeks weighing more, tells by how much predictions are to be raised or
-lowered. Half of it, on the scale of logarithms, is taken, since the season that is over is not the
-season to come; whoever wants proof first asks ``helps``.
+Models of customers know of no season and no trend. When the horizon of a cohort is over, what its
+members spent is compared with what was predicted. The ratio of both, recent cohorts weighing more,
+tells by how much predictions are to be raised or lowered. Half of it, on the scale of logarithms,
+is taken, since the season that is over is not the season to come; whoever wants proof first asks
+``helps``.
 
-Measured by bench.clv_offline on forecasts of 13 weeks. Window, decay and power were chosen on the
-CDNOW sample; that windows begin after six weeks was found on CDNOW as a whole.
+Decay, prior and power were chosen on forecasts of 13 weeks for the CDNOW sample; that cohorts of
+the first six weeks do not count was found on CDNOW as a whole.
 """
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 
-from valuetide.scoring.arrays import FloatArray, IntArray
-
-LAYOUT: Final = 1
-WINDOW_DAYS: Final = 56
-EVERY_DAYS: Final = 7
+LAYOUT: Final = 2
 # Before that the parameters are hardly known, and what they predict tells nothing about tempo.
 FIRST_DAYS: Final = 42
-_HEAD: Final = struct.Struct("<HHIdddQdd")
-_WINDOW: Final = struct.Struct("<qddd")
-# Weight of a window relative to the one a week younger; as many windows of agreement are
-# assumed before the first.
+_BYTES: Final = struct.Struct("<HHIQddddd")
+# Weight of a cohort relative to the next one; as many cohorts of agreement are assumed before the
+# first.
 _DECAY: Final = 0.85
-_PRIOR_WINDOWS: Final = 4.0
+_PRIOR_COHORTS: Final = 4.0
 _POWER: Final = 0.5
-# With fewer windows than this nothing can be said about whether the factor helps.
-_PROOF_WINDOWS: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Eight weeks from the end of a day."""
-
-    day: int
-    predicted: float
-    factor: float
-    actual: float = 0.0
+# With fewer cohorts than this nothing can be said about whether the factor helps.
+_PROOF_COHORTS: Final = 4
 
 
 class Tempo:
@@ -54,24 +37,20 @@ class Tempo:
 
     Examples
     --------
-    >>> import numpy as np
     >>> tempo = Tempo()
-    >>> tempo.open(0, predicted=100.0)
-    >>> tempo.credit(np.array([0, 5]), np.array([9, 9]), np.array([200.0, 7.0]))
-    >>> tempo.close(56)
+    >>> tempo.learn(predicted=100.0, factor=1.0, actual=200.0)
     >>> tempo.actual, tempo.factor
     (200.0, 1.0540925533894598)
     """
 
     def __init__(self) -> None:
-        self.windows: list[Window] = []
+        self.cohorts = 0
         self.recent_actual = self.recent_predicted = self.actual = 0.0
-        self.closed = 0
         self.error_without = self.error_with = 0.0
 
     @property
     def factor(self) -> float:
-        """What predictions of revenue should be multiplied with, by the windows closed."""
+        """What predictions should be multiplied with, by the cohorts so far."""
         return _factor([self])
 
     @property
@@ -79,58 +58,31 @@ class Tempo:
         """Whether the factor would have made predictions better."""
         return _helps([self])
 
-    def due(self, day: int, begun_day: int) -> bool:
-        """Whether a window should be opened at the end of a day, by when the first order came."""
-        if self.windows:
-            return day >= self.windows[-1].day + EVERY_DAYS
-        return day >= begun_day + FIRST_DAYS
-
-    def open(self, day: int, predicted: float, factor: float | None = None) -> None:
-        """Predict the eight weeks after a day.
+    def learn(self, predicted: float, factor: float, actual: float) -> None:
+        """Take in a cohort whose horizon is over.
 
         Parameters
         ----------
-        day
-            UTC day that has just ended.
         predicted
-            Expected revenue of all customers with a first order until then, not discounted and
-            without any factor.
+            Expected revenue of its members, not discounted and without any factor.
         factor
-            Of all shards; without it this shard's own.
+            The factor when that was predicted.
+        actual
+            Revenue of the same members.
         """
-        self.windows.append(Window(day, predicted, self.factor if factor is None else factor))
-
-    def credit(self, first_day: IntArray, day: IntArray, amount: FloatArray) -> None:
-        """Count orders: day of the customer's first order, day and amount of the order, (n,)."""
-        for nth, window in enumerate(self.windows):
-            inside = (first_day <= window.day) & (day > window.day)
-            inside &= day <= window.day + WINDOW_DAYS
-            if inside.any():
-                total = window.actual + float(amount[inside].sum())
-                self.windows[nth] = replace(window, actual=total)
-
-    def close(self, day: int) -> None:
-        """Learn from the windows that are over at the end of a day."""
-        while self.windows and self.windows[0].day + WINDOW_DAYS <= day:
-            window = self.windows.pop(0)
-            self.recent_actual = _DECAY * self.recent_actual + window.actual
-            self.recent_predicted = _DECAY * self.recent_predicted + window.predicted
-            self.actual += window.actual
-            self.closed += 1
-            without = (window.predicted - window.actual) ** 2
-            corrected = (window.predicted * window.factor - window.actual) ** 2
-            self.error_without = _DECAY * self.error_without + without
-            self.error_with = _DECAY * self.error_with + corrected
+        self.recent_actual = _DECAY * self.recent_actual + actual
+        self.recent_predicted = _DECAY * self.recent_predicted + predicted
+        self.actual += actual
+        self.cohorts += 1
+        self.error_without = _DECAY * self.error_without + (predicted - actual) ** 2
+        self.error_with = _DECAY * self.error_with + (predicted * factor - actual) ** 2
 
     def encode(self) -> bytes:
         """Bytes from which ``decode`` makes the same."""
-        head = _HEAD.pack(
-            LAYOUT, 0, len(self.windows), self.recent_actual, self.recent_predicted, self.actual,
-            self.closed, self.error_without, self.error_with,
+        return _BYTES.pack(
+            LAYOUT, 0, 0, self.cohorts, self.recent_actual, self.recent_predicted, self.actual,
+            self.error_without, self.error_with,
         )  # fmt: skip
-        return head + b"".join(
-            _WINDOW.pack(w.day, w.predicted, w.factor, w.actual) for w in self.windows
-        )
 
     @classmethod
     def decode(cls, blob: bytes) -> "Tempo":
@@ -141,17 +93,15 @@ class Tempo:
         ValueError
             Of an unknown layout version or a wrong number of bytes.
         """
-        if len(blob) < _HEAD.size:
-            raise ValueError(f"tempo: {len(blob)} bytes, a header has {_HEAD.size}")
-        layout, _, count, *sums = _HEAD.unpack_from(blob)
+        if len(blob) != _BYTES.size:
+            raise ValueError(f"tempo: {len(blob)} bytes instead of {_BYTES.size}")
+        layout, _, _, cohorts, *sums = _BYTES.unpack(blob)
         if layout != LAYOUT:
             raise ValueError(f"tempo: layout {layout}, this release reads {LAYOUT}")
-        if len(blob) != _HEAD.size + count * _WINDOW.size:
-            raise ValueError(f"tempo: {len(blob)} bytes do not fit {count} windows")
         tempo = cls()
-        tempo.recent_actual, tempo.recent_predicted, tempo.actual, tempo.closed = sums[:4]
-        tempo.error_without, tempo.error_with = sums[4:]
-        tempo.windows = [Window(*w) for w in _WINDOW.iter_unpack(blob[_HEAD.size :])]
+        tempo.cohorts = cohorts
+        tempo.recent_actual, tempo.recent_predicted, tempo.actual = sums[:3]
+        tempo.error_without, tempo.error_with = sums[3:]
         return tempo
 
 
@@ -162,16 +112,16 @@ def pooled_factor(tempos: Iterable[Tempo], *, proven: bool = False) -> float:
 
 
 def _factor(shards: list[Tempo]) -> float:
-    closed = max((shard.closed for shard in shards), default=0)
+    cohorts = max((shard.cohorts for shard in shards), default=0)
     actual = sum(shard.actual for shard in shards)
-    if not closed or actual <= 0.0:
+    if not cohorts or actual <= 0.0:
         return 1.0
-    prior = _PRIOR_WINDOWS * actual / closed
+    prior = _PRIOR_COHORTS * actual / cohorts
     recent = sum(shard.recent_actual for shard in shards) + prior
     return float((recent / (sum(shard.recent_predicted for shard in shards) + prior)) ** _POWER)
 
 
 def _helps(shards: list[Tempo]) -> bool:
-    proven = max((shard.closed for shard in shards), default=0) >= _PROOF_WINDOWS
+    proven = max((shard.cohorts for shard in shards), default=0) >= _PROOF_COHORTS
     without = sum(shard.error_without for shard in shards)
-    return proven and sum(shard.error_with for shard in shards) <= without
+    return proven and sum(shard.error_with for shard in shards) < without

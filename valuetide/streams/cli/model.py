@@ -1,5 +1,6 @@
-"""``valuetide model``: what was learned, and what all customers together are worth."""
+"""``valuetide model``: what was learned, how good it was, and what all customers are worth."""
 
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import click
 from valuetide.streams.cli.common import json_option, print_json, run
 
 if TYPE_CHECKING:
+    from valuetide.scoring.lifetime.grade import Grade, Quality, Report
     from valuetide.streams.reader import Learned
 
 SIGNIFICANT = 6
@@ -21,10 +23,13 @@ SIGNIFICANT = 6
 )
 @json_option
 def model(equity: bool, as_json: bool) -> None:
-    """Show what was learned from the orders, and the customer equity: the sum of all clv.
+    """Show what was learned from the orders, how good predictions were, and the customer equity.
 
     Purchases are described by MBG/NBD (r, alpha in weeks, a, b), what is spent by Gamma-Gamma
-    (p, q, gamma in the base currency).
+    (p, q, gamma in the base currency). Customer equity is the sum of all clv.
+
+    Predictions are compared with what came when their horizon is over: by deciles of customers,
+    those of the least predicted revenue first, means of a customer. Recent ones weigh more.
 
     \b
     valuetide model
@@ -48,12 +53,18 @@ def model(equity: bool, as_json: bool) -> None:
 
 
 def model_as_json(learned: "Learned", equity: dict[str, float] | None) -> dict[str, Any]:
-    """Give parameters, numbers and equity, ready for JSON."""
+    """Give parameters, numbers, grades and equity, ready for JSON."""
+    knowledge = learned.knowledge
     return {
         **asdict(learned.parameters),
         "customers": learned.customers,
         "orders": learned.orders,
         "shards": {str(at): asdict(found) for at, found in learned.shards.items()},
+        "ratio_correction": {
+            "in_force": learned.corrected and knowledge.factor != 1.0,
+            "factor": knowledge.learned_factor,
+        },
+        "grades": {f"{days}d": _grade_as_json(one) for days, one in knowledge.grades.items()},
         "equity": None
         if equity is None
         else {name: round(value, 2) for name, value in equity.items()},
@@ -62,17 +73,97 @@ def model_as_json(learned: "Learned", equity: dict[str, float] | None) -> dict[s
 
 def model_lines(learned: "Learned", equity: dict[str, float] | None, currency: str) -> list[str]:
     """Give what was learned as lines to read."""
-    found = learned.parameters
+    found, knowledge = learned.parameters, learned.knowledge
     lines = [
         f"learned from {learned.orders:,} orders of {learned.customers:,} customers "
         f"in {len(learned.shards)} partitions",
         f"purchases  {_named(asdict(found.purchases))}",
         f"spend      {_named(asdict(found.spend))}",
+        f"correction {_correction(knowledge.factor, knowledge.learned_factor, learned.corrected)}",
     ]
     if equity is not None:
         sums = ", ".join(f"{value:,.2f} {currency} ({name})" for name, value in equity.items())
         lines.append(f"equity     {sums}")
+    for days, grade in knowledge.grades.items():
+        lines += ["", *_grade_lines(days, grade, currency)]
     return lines
+
+
+def _correction(factor: float, learned: float, corrected: bool) -> str:
+    if not corrected:
+        return f"off by the setting ratio_correction; the factor would be {learned:.3f}"
+    if factor != 1.0:
+        return f"on, it has proven to help: what is expected is multiplied by {factor:.3f}"
+    return f"off, it has not proven to help; the factor would be {learned:.3f}"
+
+
+def _grade_lines(days: int, grade: "Grade", currency: str) -> list[str]:
+    from valuetide.scoring.lifetime.grade import report
+
+    outcomes = report(grade.total).outcomes
+    if not grade.cohorts:
+        return [f"{days} days ahead: no outcome is known yet"]
+    found = report(grade.recent)
+    quantities = (("orders", found.orders), (f"revenue, {currency}", found.revenue))
+    lines = [
+        f"{days} days ahead, {outcomes:,.0f} outcomes known, recent ones weigh more",
+        f"{'decile':>8}{'orders predicted':>18}{'realised':>10}"
+        f"{'revenue predicted':>19}{'realised':>10}",
+    ]
+    columns = (
+        found.orders.predicted,
+        found.orders.realised,
+        found.revenue.predicted,
+        found.revenue.realised,
+    )
+    for decile, row in enumerate(zip(*columns, strict=True), start=1):
+        a, b, c, d = (float(number) for number in row)
+        lines.append(f"{decile:>8}{a:>18,.3f}{b:>10,.3f}{c:>19,.2f}{d:>10,.2f}")
+    for name, quality in quantities:
+        lines.append(
+            f"  {name}: bias {quality.bias:+.1%}, mean absolute error {quality.mae:.4g}, "
+            f"calibration slope {quality.slope:.3f}"
+        )
+    lines.append(
+        f"  inside the 80 % interval: {found.coverage:.1%}, "
+        f"of likely buyers {found.likely_coverage:.1%}"
+    )
+    return lines
+
+
+def _grade_as_json(grade: "Grade") -> dict[str, Any]:
+    from valuetide.scoring.lifetime.grade import report
+
+    return {
+        "cohorts": grade.cohorts,
+        "recent": _report_as_json(report(grade.recent)),
+        "all": _report_as_json(report(grade.total)),
+    }
+
+
+def _report_as_json(found: "Report") -> dict[str, Any]:
+    return {
+        "outcomes": found.outcomes,
+        "coverage": _number(found.coverage),
+        "likely_coverage": _number(found.likely_coverage),
+        "orders": _quality_as_json(found.orders),
+        "revenue": _quality_as_json(found.revenue),
+    }
+
+
+def _quality_as_json(found: "Quality") -> dict[str, Any]:
+    return {
+        "bias": _number(found.bias),
+        "mae": _number(found.mae),
+        "slope": _number(found.slope),
+        "predicted": [_number(value) for value in found.predicted.tolist()],
+        "realised": [_number(value) for value in found.realised.tolist()],
+    }
+
+
+def _number(value: float) -> float | None:
+    """Give a number, or ``None`` where there is none: JSON has no NaN."""
+    return None if math.isnan(value) else value
 
 
 def _named(values: dict[str, float]) -> str:
