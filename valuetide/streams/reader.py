@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,12 +13,19 @@ from valuetide.schemas.score import Score, ranked_fields
 from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import current_value
 from valuetide.scoring.customers import Customers
+from valuetide.scoring.lifetime.evidence import NOTHING, Rates
+from valuetide.scoring.lifetime.evidence_pieces import HEAD as EVIDENCE_HEAD
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.pool import decode_heads, pooled_parameters
+from valuetide.streams.pool import (
+    decode_evidence,
+    decode_heads,
+    pooled_parameters,
+    pooled_rates,
+)
 from valuetide.streams.records import TOTALS, score_columns, score_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import ShardModel
@@ -258,6 +265,7 @@ class Reader:
         if now_ms is None:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
+        rates = self._rates(answers[1::2])
         for partition, record in enumerate(fields):
             totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
             pieces = {k.decode(): v for k, v in answers[2 * partition + 1].items()}
@@ -273,7 +281,8 @@ class Reader:
                         minor_digits=words.minor_digits,
                         bands=words.rfm,
                     )
-                    ahead = model.expect(value, totals, parameters, now_ms)
+                    signals = customers.signals[: len(ids)]
+                    ahead = model.expect(value, totals, parameters, now_ms, signals, rates)
                     rows = score_rows(value, ahead, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):
                         score = dict(zip(self._columns, row, strict=True))
@@ -282,6 +291,13 @@ class Reader:
                 raise FaultError(
                     f"partition {partition}: what is in Redis cannot be read: {error}"
                 ) from error
+
+    def _rates(self, models: Sequence[Mapping[bytes, bytes]]) -> Rates:
+        """What signals tell, by the models of all partitions."""
+        if self._settings.evidence == "off":
+            return NOTHING
+        heads = [model.get(EVIDENCE_HEAD.encode()) for model in models]
+        return pooled_rates(decode_evidence(range(len(heads)), heads))
 
     async def _states(self, partition: int) -> AsyncIterator[tuple[list[str], list[bytes]]]:
         """Give the packed states of a partition, some customers at a time."""

@@ -107,6 +107,10 @@ class Settings(BaseSettings):
     yearly_discount: Annotated[
         float, Field(ge=0, le=1, description="Of clv; .1: a dollar in a year is worth 1/1.1 now")
     ] = 0.1
+    evidence: Annotated[
+        Literal["off", "auto"],
+        Field(description="Interactions and feedback count for p_alive: auto: while that helped"),
+    ] = "off"
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

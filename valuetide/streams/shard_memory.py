@@ -26,6 +26,7 @@ from valuetide.scoring.fold import (
     OrderBatch,
     fold,
 )
+from valuetide.scoring.signals import NO_SIGNAL
 from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
@@ -130,7 +131,8 @@ class ShardMemory:
 
     def join_pool(self) -> None:
         """Let all shards of the worker score with what this one has learned."""
-        self._pool.put(self.partition, self._model.learner, self.counters["total:customers"])
+        customers = self.counters["total:customers"]
+        self._pool.put(self.partition, self._model.learner, customers, self._model.evidence)
 
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
@@ -188,8 +190,11 @@ class ShardMemory:
         self._total(rows, value)
         if role == "orders":
             self._learn(decoded, folded, ids, value, now_ms)
+        else:
+            self._note_signals(decoded, folded, now_ms)
         totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
-        ahead = self._model.expect(value, totals, self._pool.parameters, now_ms)
+        signals, rates = self._customers.signals[rows], self._pool.rates
+        ahead = self._model.expect(value, totals, self._pool.parameters, now_ms, signals, rates)
         ranks = np.vstack([self._rank_values(value, now_ms), ahead.clv(len(ids))])
         top = self._rank(rows, ranks)
         fields = score_rows(value, ahead, now_ms, self._settings.vocabulary.minor_digits)
@@ -206,6 +211,13 @@ class ShardMemory:
         at, amount = decoded.at[placed], decoded.amount[placed]
         if self._model.learn(ids, value, whose, at, amount, now_ms):
             self.join_pool()
+
+    def _note_signals(self, decoded: Decoded, folded: Folded, now_ms: int) -> None:
+        if self._model.evidence is None:
+            return
+        said = np.flatnonzero(folded.accepted & (decoded.signal != NO_SIGNAL))
+        ids = [decoded.customer[i] for i in said.tolist()]
+        self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
 
     def count(self, role: Role, counts: dict[str, int]) -> None:
         """Add to the counters of a role, by outcome."""
@@ -295,5 +307,7 @@ def _batch(
             cost=decoded.cost,
         )
     if role == "interactions":
-        return InteractionBatch(row=row, event=decoded.event, at=decoded.at, cost=decoded.cost)
-    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at)
+        return InteractionBatch(
+            row=row, event=decoded.event, at=decoded.at, cost=decoded.cost, signal=decoded.signal
+        )
+    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at, signal=decoded.signal)

@@ -6,9 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from valuetide.scoring.arrays import DAY_MS, IntArray
+from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.evidence import (
+    FEEDBACK,
+    INTERACTIONS,
+    NOTHING,
+    Counts,
+    Rates,
+    log_odds_gained,
+)
+from valuetide.scoring.lifetime.evidence_learner import Evidence, learn_orders
+from valuetide.scoring.lifetime.evidence_pieces import EvidencePieces, assemble_evidence
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import Changes, assemble
@@ -37,6 +47,10 @@ class ShardModel:
     def __init__(self, settings: Settings, pieces: Mapping[str, bytes]) -> None:
         self.learner = assemble(pieces) or Learner(shards=settings.partitions)
         self._changes = Changes(self.learner)
+        self.evidence: Evidence | None = None
+        if settings.evidence == "auto":
+            self.evidence = assemble_evidence(pieces) or Evidence()
+        self._evidence_pieces = EvidencePieces(pieces)
         self._horizons = settings.horizons_days
         self._scale = 10.0**settings.vocabulary.minor_digits
         self._terms = Terms(tuple(days / 7.0 for days in self._horizons), settings.yearly_discount)
@@ -77,7 +91,11 @@ class ShardModel:
         today = now_ms // DAY_MS
         learner, before = self.learner, self.learner.sample.members
         days = np.minimum(at // DAY_MS, today)
-        steps = learner.learn(Orders(who[whose], days, amount / self._scale))
+        orders = Orders(who[whose], days, amount / self._scale)
+        if self.evidence is None:
+            steps = learner.learn(orders)
+        else:
+            steps = learn_orders(learner, self.evidence, orders)
         exact = self._exact(who, value, today)
         wrong = learner.sample.differs(exact)
         if wrong.any():
@@ -87,10 +105,33 @@ class ShardModel:
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
-        return self._changes.take(customers)
+        return self._changes.take(customers) | self._evidence_pieces.changes(self.evidence)
+
+    def note_signals(
+        self, ids: Sequence[str], kind: NDArray[np.uint8], at: IntArray, now_ms: int
+    ) -> None:
+        """Learn what signals tell, if the settings say so.
+
+        Parameters
+        ----------
+        ids, kind, at
+            Customer, number among ``signals.KINDS`` or ``NO_SIGNAL``, and time of each accepted
+            event, in the order of the stream.
+        now_ms
+            The moment; a signal of the future counts as one of today.
+        """
+        if self.evidence is not None:
+            who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
+            self.evidence.fold_signals(who, kind, np.minimum(at, now_ms) // DAY_MS)
 
     def expect(
-        self, value: CurrentValue, totals: Mapping[str, int], parameters: Parameters, now_ms: int
+        self,
+        value: CurrentValue,
+        totals: Mapping[str, int],
+        parameters: Parameters,
+        now_ms: int,
+        signals: NDArray[np.void] | None = None,
+        rates: Rates = NOTHING,
     ) -> Ahead:
         """Give what is to be expected of customers.
 
@@ -105,6 +146,10 @@ class ShardModel:
             Of all shards.
         now_ms
             The moment.
+        signals
+            Of the same customers, of ``signals.SIGNALS``; needed unless ``rates`` is silent.
+        rates
+            Of all shards.
         """
         buyers = np.flatnonzero(value.orders > 0)
         revenue = value.revenue[buyers] / self._scale
@@ -122,6 +167,7 @@ class ShardModel:
             ),
             revenue - value.first_day_spend[buyers] / self._scale,
             yield_rate(value.margin[buyers] / self._scale, revenue, average, typical),
+            _gained(rates, signals, value, buyers, now_ms),
         )
         found = potential(parameters, facts, self._terms, self._corrections)
         return Ahead(self._horizons, buyers, found)
@@ -142,3 +188,18 @@ class ShardModel:
             value.revenue / self._scale - first,
             first,
         )
+
+
+def _gained(
+    rates: Rates,
+    signals: NDArray[np.void] | None,
+    value: CurrentValue,
+    buyers: NDArray[np.intp],
+    now_ms: int,
+) -> FloatArray | None:
+    """Give what interactions and feedback add to the log odds of having left, ``(2, n)``."""
+    if signals is None or rates.silent:
+        return None
+    first_day = value.first_order_at[buyers] // DAY_MS
+    by_kind = log_odds_gained(rates, Counts.of(signals[buyers], first_day, now_ms / DAY_MS))
+    return np.stack([by_kind[part].sum(axis=0) for part in (INTERACTIONS, FEEDBACK)])

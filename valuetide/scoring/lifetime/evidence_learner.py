@@ -51,8 +51,9 @@ from valuetide.scoring.lifetime.evidence import (
     gained_and_slope,
     log_odds_gained,
 )
+from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.parameters import Purchases
-from valuetide.scoring.lifetime.sample import Sample
+from valuetide.scoring.lifetime.sample import Orders, Sample
 from valuetide.scoring.signals import KINDS, SIGNALS, note_orders, note_signals
 
 LAYOUT: Final = 1
@@ -316,6 +317,25 @@ class Evidence:
         evidence.natural = sums[20 : 20 + _WIDTH]
         evidence.information = sums[20 + _WIDTH :].reshape(_WIDTH, _WIDTH)
         return evidence, rest[-1]
+
+
+def learn_orders(learner: Learner, evidence: Evidence, orders: Orders) -> int:
+    """Let both learners take orders in, checks being made at the order at which they are due.
+
+    Returns
+    -------
+    How often either learned something that scores depend on.
+    """
+    done, steps = 0, 0
+    while True:
+        until = done + evidence.until_check(orders.day[done:])
+        part = orders[done:until]
+        steps += learner.learn(part)
+        evidence.fold_orders(part.who, part.day)
+        if until == orders.day.size:
+            return steps
+        evidence.check(learner.parameters.purchases, int(orders.day[until]))
+        done, steps = until, steps + 1
 
 
 def proven_rates(shards: Iterable[Evidence]) -> Rates:
