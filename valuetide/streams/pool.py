@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from valuetide.schemas.errors import FaultError
 from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
+from valuetide.scoring.lifetime.evidence import NOTHING, Rates
+from valuetide.scoring.lifetime.evidence_learner import Evidence, proven_rates
+from valuetide.scoring.lifetime.evidence_pieces import HEAD as EVIDENCE
 from valuetide.scoring.lifetime.grade import Grade, pooled_grade
 from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
 from valuetide.scoring.lifetime.learner import Learner, pooled
@@ -38,6 +41,8 @@ class Knowledge:
         The same, proven or not.
     grades
         By horizon in days what was predicted against what came.
+    rates
+        What signals tell of survival; nothing unless that has helped.
     """
 
     parameters: Parameters = PRIOR
@@ -45,16 +50,21 @@ class Knowledge:
     factor: float = 1.0
     learned_factor: float = 1.0
     grades: Mapping[int, Grade] = field(default_factory=dict)
+    rates: Rates = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one shard brings: what it learned, its number of customers, its grades, its ranks."""
+    """What one shard brings.
+
+    What it learned, its number of customers, its grades, its ranks, and what it learned of signals.
+    """
 
     learner: Learner
     customers: int
     grading: Grading
     ranks: Ranks
+    evidence: Evidence | None = None
 
 
 class Pool:
@@ -138,7 +148,7 @@ class Pool:
 
 def share_pieces(horizons_days: Sequence[int]) -> list[str]:
     """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
-    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days), *NAMES]
+    return [HEAD, CUSTOMERS, TEMPO, EVIDENCE, *map(grade_piece, horizons_days), *NAMES]
 
 
 def decode_shares(
@@ -171,6 +181,7 @@ def decode_shares(
                     int(pieces.get(CUSTOMERS, 0)),
                     Grading(horizons_days, pieces),
                     Ranks(pieces),
+                    Evidence.decode_head(pieces[EVIDENCE])[0] if pieces.get(EVIDENCE) else None,
                 )
             except ValueError as error:
                 raise FaultError(
@@ -199,4 +210,5 @@ def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
         pooled_factor(tempos, proven=True),
         pooled_factor(tempos),
         {days: pooled_grade(one.grade for one in all_) for days, all_ in graded.items()},
+        proven_rates([share.evidence for share in known if share.evidence is not None]),
     )

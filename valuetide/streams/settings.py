@@ -117,6 +117,10 @@ class Settings(BaseSettings):
         Literal["auto", "off"],
         Field(description="auto: what is expected is raised or lowered while that proves better"),
     ] = "auto"
+    evidence: Annotated[
+        Literal["off", "auto"],
+        Field(description="Interactions and feedback count for p_alive: auto: while that helped"),
+    ] = "off"
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

@@ -31,6 +31,7 @@ from valuetide.scoring.lifetime.predictive import Predictive
 from valuetide.scoring.lifetime.ranks import BINS, NAMES, Ranks, bin_of
 from valuetide.scoring.lifetime.sample import Orders
 from valuetide.scoring.lifetime.tempo import pooled_factor
+from valuetide.scoring.signals import SIGNALS
 from valuetide.streams.cli.model import model_as_json, model_lines
 from valuetide.streams.metrics import ModelCollector
 from valuetide.streams.pool import Knowledge, Pool, Share
@@ -215,14 +216,15 @@ def test_scores_have_the_intervals_and_the_factor_that_were_learned() -> None:
 
     value = run_quickly(folded())
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
+    silence = np.zeros(1, SIGNALS)
 
     def row(
         knowledge: Knowledge, setting: str = "auto", last_clv: float = np.nan
     ) -> dict[str, Any]:
         model = ShardModel(shard_settings(ratio_correction=setting), {})
         known = replace(knowledge, parameters=learned(1, 30).parameters)
-        past = Past(np.full(1, now_ms), np.full(1, 100 * last_clv), basis_of(value))
-        ahead = model.expect(value, past, totals, known, now_ms)
+        past = Past(np.full(1, now_ms), np.full(1, 100 * last_clv), basis_of(value), silence)
+        ahead = model.expect(value, silence, past, totals, known, now_ms)
         rows = score_rows(value, ahead, np.full(1, 50.0), now_ms, 2)
         return dict(zip(COLUMNS, rows[0], strict=True))
 
@@ -233,9 +235,10 @@ def test_scores_have_the_intervals_and_the_factor_that_were_learned() -> None:
     changed = {"clv_90d", "clv_365d", "expected_orders_90d", "expected_orders_365d"}
     changed |= {"moved_by_orders"}
     assert {name for name, one in raised.items() if one != plain[name]} == changed
-    moved = row(Knowledge(factor=1.25), last_clv=plain["clv_365d"])
-    assert moved["moved_by_parameters"] == round(raised["clv_365d"] - plain["clv_365d"], 2)
-    assert moved["moved_by_orders"] == moved["moved_by_returns"] == moved["moved_by_time"] == 0.0
+    shifted = row(Knowledge(factor=1.25), last_clv=plain["clv_365d"])
+    assert shifted["moved_by_parameters"] == round(raised["clv_365d"] - plain["clv_365d"], 2)
+    others = ("orders", "returns", "time")
+    assert [shifted[f"moved_by_{other}"] for other in others] == [0.0] * 3
     for name in changed:
         assert raised[name] == pytest.approx(1.25 * plain[name], rel=1e-3, abs=0.01), name
     moved = Conformal()
