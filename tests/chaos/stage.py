@@ -40,6 +40,9 @@ SETTINGS: dict[str, Any] = {
     "partitions": PARTITIONS,
     "retry_seconds": RETRY_SECONDS,
     "fetch_max_wait_ms": 50,
+    # Customers are scored again all the time, beside the events.
+    "refresh_seconds": 60.0,
+    "sweep_rate": 500.0,
     "log_level": "info",
 }
 

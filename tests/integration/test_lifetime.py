@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from tests.support.lifetime_reference import Summary, mbg_expected_orders
-from tests.support.pipeline import Facts, Pipeline, cli, make_pipeline
+from tests.support.pipeline import Facts, Pipeline, cli, make_pipeline, metric, wait_until
 from valuetide.schemas.score import Score
 from valuetide.scoring.lifetime.grade import report
 from valuetide.scoring.lifetime.pieces import assemble
@@ -199,3 +199,45 @@ def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Sc
     refused = cli(pipeline.environment, "top", "--by", "clv_7d")
     assert refused.returncode == 2
     assert "ranked by profit, revenue, decayed_value, clv_365d" in refused.stderr
+
+
+def test_silent_customers_are_scored_again_in_redis_and_on_the_topic(pipeline: Pipeline) -> None:
+    events = [(topic, event) for topic, event in shop() if topic == "orders"]
+    pipeline.send(events)
+    last = max(event["occurred_at"] for _, event in events)
+    later = [
+        ("orders", {**order_of(f"new-{number}"), "occurred_at": last + 200 * DAY})
+        for number in range(40)
+    ]
+    with pipeline.worker(refresh_seconds=DAY) as worker:
+        pipeline.finish(worker)
+        before = pipeline.state()
+        pipeline.send(later)
+        pipeline.finish(worker)
+
+        def all_swept() -> bool:
+            state = pipeline.state()
+            return all(state[one]["as_of"] != before[one]["as_of"] for one in before)
+
+        wait_until(all_swept, "every customer is scored again")
+        state = pipeline.state()
+        assert metric(worker, "valuetide_swept_customers_total") >= len(before)
+    for customer, old in before.items():
+        new = state[customer]
+        assert new["version"] == old["version"]
+        assert (new["p_alive"] or 0) < (old["p_alive"] or 0)
+        assert (new["recency_days"] or 0) > 199
+        assert new["clv_365d"] is not None
+        assert (new["moved_by_time"] or 0) <= 0
+    assert pipeline.newest_scores() == state
+
+
+def order_of(customer: str) -> dict[str, Any]:
+    return {
+        "event_id": f"e-{customer}",
+        "customer_id": customer,
+        "order_id": f"o-{customer}",
+        "kind": "placed",
+        "amount": 10.0,
+        "currency": "USD",
+    }

@@ -209,6 +209,8 @@ def make_settings(broker: str, redis_url: str, prefix: str, **overrides: Any) ->
         # The embedded broker makes a first member wait for half a session.
         "session_timeout_seconds": 2.0,
         "heartbeat_seconds": 0.4,
+        # Nothing changes but by events, unless a test is about that.
+        "refresh_seconds": 0,
         # Tests look at a worker's state many times a second.
         "http_rate_per_second": 10_000.0,
         "http_burst": 10_000,
