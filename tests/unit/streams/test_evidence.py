@@ -118,6 +118,34 @@ def test_without_proof_auto_is_off_and_off_writes_nothing() -> None:
     assert member["signals"]["before"].tolist() == [1, 0, 0, 0]
 
 
+def test_a_restart_goes_on_where_it_was() -> None:
+    """Events come one by one, for how topics are mixed matters to what is counted since when."""
+
+    async def scenario(restart_at: int) -> tuple[dict[str, bytes], dict[str, dict[str, Any]]]:
+        world = world_with("auto")
+        ids = customers_of(0, 4, 20)
+        rng = np.random.default_rng(8)
+        await world.shard.open()
+        for number in range(120):
+            if number == restart_at:
+                assert await world.shard.close(1.0)
+                world.shard = world.make_shard("another")
+                await world.shard.open()
+            who, when = ids[rng.integers(20)], at(0) + number * 1.5 * DAY_SECONDS
+            if rng.random() < 0.5:
+                world.flow.add("orders", order(who, number, occurred_at=when))
+            else:
+                world.flow.add("interactions", visit(who, number, occurred_at=when))
+            await world.drain()
+        return (await world.record()).model, stored_rows(world)
+
+    straight, restarted = run_quickly(scenario(-1)), run_quickly(scenario(70))
+    assert straight == restarted
+    evidence = assemble_evidence(straight[0])
+    assert evidence is not None
+    assert evidence.checks >= 3
+
+
 def test_what_the_panel_missed_while_it_was_off_is_not_taken_for_silence() -> None:
     """Switched off it is forgotten, so that it begins anew when it is switched on again."""
     world = world_with("off", EvidencePieces({}).changes(learned()))

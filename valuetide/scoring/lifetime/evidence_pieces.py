@@ -32,7 +32,7 @@ class EvidencePieces:
     >>> evidence.fold_orders(np.array([7], np.uint64), np.array([3]))
     >>> written = EvidencePieces({})
     >>> sorted(map(len, written.changes(evidence).values()))
-    [80, 804]
+    [80, 1476]
     >>> written.changes(evidence)
     {}
     """
