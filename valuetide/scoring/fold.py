@@ -1,11 +1,11 @@
 """Folding: events into the state of their customers, a batch at a time.
 
-What is said here of the order of arrival holds of money; what of it matters to signals of life is
-said in ``signals``.
-
 Merging events into an order's entry is commutative, so neither the order of arrival nor the way
 a stream is cut into batches changes the outcome: an entry keeps the least of its ``placed`` events
 by (at, -amount, -cost), sums what was returned, and remembers a cancellation.
+
+That is said of money. How signals of life, which remember less, depend on the order of arrival is
+said in ``signals``.
 """
 
 from dataclasses import dataclass

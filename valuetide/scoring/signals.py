@@ -112,9 +112,13 @@ def note_orders(signals: NDArray[np.void], row: IntArray, day: IntArray) -> None
     starts = group_starts(row)
     newest = day > _running(day, starts, signals["since"][row[starts]].astype(np.int64))
     row, day = row[newest], day[newest]
+    # Most customers were not heard of since; their days rise, and numpy assigns in turn.
+    heard = signals["last"][row].any(axis=1)
+    signals["since"][row[~heard]] = day[~heard]
+    row, day = row[heard], day[heard]
     starts = group_starts(row)
     nth = np.arange(row.size) - np.repeat(starts, group_sizes(starts, row.size))
-    for turn in range(int(nth.max()) + 1):
+    for turn in range(int(nth.max(initial=-1)) + 1):
         now = nth == turn
         signals[row[now]] = _after_order(signals[row[now]], day[now])
 

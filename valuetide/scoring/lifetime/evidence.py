@@ -1,13 +1,14 @@
 """What signals say about whether customers are still there.
 
-In MBG/NBD whoever left did so at the last order. Days with a signal of one kind then come at a
-customer's own rate L, gamma distributed over customers, while they are there, and at c L once they
-are gone; c may differ between the four weeks after the order, when parcels arrive and complaints
-are made, and later. With m such days in the E weeks lived through between first and last order, n_p
-days since then and e_p weeks of each of the two periods p, L integrated out, the log odds of having
-left gain
+In MBG/NBD whoever left did so at the last order. Days with a signal of one kind came at a
+customer's own rate L, gamma distributed over customers, in the time lived through between their
+first and last order. Since then they come at h L if the customer is there and at c h L if not. c
+may differ between the four weeks after the order, when parcels arrive and complaints are made, and
+later. h is below 1 where signals announce orders: time lived through ended with an order each time,
+and the time since has not yet. With m such days in the E weeks lived through, n_p days and e_p
+weeks of each of the two periods p since then, L integrated out, the log odds of having left gain
 
-    sum_p n_p ln c_p + (s + m + n) ln[(b + E + sum_p e_p) / (b + E + sum_p c_p e_p)]
+    sum_p n_p ln c_p + (s + m + n) ln[(b + E + h sum_p e_p) / (b + E + h sum_p c_p e_p)]
 
 s and b being shape and rate of the gamma distribution, n = sum_p n_p: the ratio of two negative
 binomial probabilities (multinomial ones, of two periods). So the silence of a frequent visitor says
@@ -92,11 +93,14 @@ class Rates:
         Of customers' own rates of each kind while they are there, (k,); rate in weeks.
     log_ratio
         Logarithm of c, by kind and period, (k, 2). 0: the kind tells nothing.
+    log_level
+        Logarithm of h, by kind, (k,).
     """
 
     shape: FloatArray
     rate: FloatArray
     log_ratio: FloatArray
+    log_level: FloatArray
 
     @property
     def silent(self) -> bool:
@@ -104,7 +108,8 @@ class Rates:
         return not self.log_ratio.any()
 
 
-NOTHING: Final = Rates(np.ones(len(KINDS)), np.ones(len(KINDS)), np.zeros((len(KINDS), PERIODS)))
+_ONES: Final = np.ones(len(KINDS))
+NOTHING: Final = Rates(_ONES, _ONES, np.zeros((len(KINDS), PERIODS)), np.zeros(len(KINDS)))
 
 
 def log_odds_gained(rates: Rates, counts: Counts) -> FloatArray:
@@ -115,30 +120,37 @@ def log_odds_gained(rates: Rates, counts: Counts) -> FloatArray:
     Two weeks without a visit, of someone who used to come weekly and would come never again:
 
     >>> silence = Counts(np.zeros((1, 2, 1)), np.array([[2.0], [0.0]]), np.ones((1, 1)), np.ones(1))
-    >>> never = Rates(np.ones(1), np.ones(1), np.full((1, 2), -50.0))
+    >>> never = Rates(np.ones(1), np.ones(1), np.full((1, 2), -50.0), np.zeros(1))
     >>> log_odds_gained(never, silence).round(4).tolist()  # 2 ln(4 / 2)
     [[1.3863]]
     """
-    _, said, total, fewer, base = _parts(rates, counts)
-    gained: FloatArray = said - total * np.log1p(fewer / base)
+    said, total, base, gone = _parts(rates, counts)
+    gained: FloatArray = said - total * np.log1p(gone / base)
     return gained
 
 
 def gained_and_slope(rates: Rates, counts: Counts) -> tuple[FloatArray, FloatArray]:
-    """The gain of all kinds together, (n,), and its derivatives by the log ratios, (2 k, n)."""
-    ratio, said, total, fewer, base = _parts(rates, counts)
-    gained = (said - total * np.log1p(fewer / base)).sum(axis=0)
-    share = total / (base + fewer)
-    slope = counts.since - share[:, None] * ratio[:, :, None] * counts.weeks
+    """The gain of all kinds together, (n,), and its derivatives, (3 k, n).
+
+    These are by the log ratios of both periods and by the log level, kind by kind.
+    """
+    said, total, base, gone = _parts(rates, counts)
+    gained = (said - total * np.log1p(gone / base)).sum(axis=0)
+    times = np.exp(rates.log_ratio + rates.log_level[:, None])
+    # What is expected, given the rate of each, of those who left, and of those who did not.
+    share = total / (base + gone)
+    by_ratio = counts.since - share[:, None] * times[:, :, None] * counts.weeks
+    there = np.exp(rates.log_level)[:, None] * counts.weeks.sum(axis=0)
+    by_level = total * there / base - share * (there + gone)
+    slope = np.concatenate([by_ratio, by_level[:, None]], axis=1)
     return gained, slope.reshape(-1, gained.size)
 
 
-def _parts(
-    rates: Rates, counts: Counts
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+def _parts(rates: Rates, counts: Counts) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Of the formula sum n ln c, s + m + n, b + E + h sum e, and h sum (c - 1) e, each (k, n)."""
     said = np.einsum("kp,kpn->kn", rates.log_ratio, counts.since)
     total = rates.shape[:, None] + counts.before + counts.since.sum(axis=1)
+    level = np.exp(rates.log_level)[:, None]
+    base = rates.rate[:, None] + counts.lived + level * counts.weeks.sum(axis=0)
     # c - 1 rather than c: what is 0 for c = 1 is then 0 exactly.
-    fewer = np.expm1(rates.log_ratio) @ counts.weeks
-    base = rates.rate[:, None] + counts.lived + counts.weeks.sum(axis=0)
-    return np.exp(rates.log_ratio), said, total, fewer, base
+    return said, total, base, level * (np.expm1(rates.log_ratio) @ counts.weeks)

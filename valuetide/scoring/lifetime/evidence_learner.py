@@ -6,8 +6,8 @@
      24  <i8 day of the last check                                 32  <i8 day of the next
      40  <f8 gain                48  <f8 its square                56  <f8 buyers
      64  5 x 4 <f8 moments of lived-through time, by kind
-    224  8 <f8 natural mean     288  8 x 8 <f8 information          800  <u4 number of members
-    804  members, 80 bytes each, sorted by key, see MEMBER
+    224  12 <f8 natural mean    320  12 x 12 <f8 information      1,472  <u4 number of members
+  1,476  members, 80 bytes each, sorted by key, see MEMBER
 
 A panel, the customers with the smallest keys as in sample.py, is kept up to date order by order and
 signal by signal. At the first order four weeks or more after the last check, what was known of each
@@ -15,9 +15,9 @@ member at that check meets what they did since: whoever bought was there, and of
 model of purchases says how probable it was that they would not buy.
 
 From time lived through by customers who bought again, their rates are known, and so the
-gamma distribution of rates, by moments. The log ratios c maximise the likelihood of
-the outcomes given signals, so what is learned is what helps to predict purchases, whether or not
-rates and purchases are tied in other ways. Beside them a level and two slopes, on what the model of
+gamma distribution of rates, by moments. The ratios c and levels h maximise the likelihood of the
+outcomes given signals, so what is learned is what helps to predict purchases, whether or not rates
+and purchases are tied in other ways. Beside them a level and two slopes, on what the model of
 purchases says and on the length of silence, are fitted at each check and thrown away: a signal
 gets no credit for what a mere recalibration would do. Of each check a normal approximation is kept,
 information and information times mean, which sum over checks and over shards.
@@ -68,20 +68,26 @@ MEMBER: Final = np.dtype(
 """One member: key, first and last day with an order, repeat purchases; the last two and the signals
 as of the last check. Who was not there at it has ``last_then`` ``_ABSENT``."""
 
-_HEAD: Final = struct.Struct("<HHIQQqqddd20d8d64dI")
+_HEAD: Final = struct.Struct("<HHIQQqqddd20d12d144dI")
 _ALL: Final = (1 << 64) - 1
 _NO_DAY: Final = -(1 << 62)
 _ABSENT: Final = -(1 << 31)
-_WIDTH: Final = PERIODS * len(KINDS)
-# Of the log ratios: a factor of 2.7 either way is nothing unusual, one of 20 would be.
-_PRIOR_PRECISION: Final = np.eye(_WIDTH)
+# Two ratios and a level.
+_OF_KIND: Final = PERIODS + 1
+_WIDTH: Final = _OF_KIND * len(KINDS)
+# Of their logarithms: a ratio of 2.7 either way is nothing unusual, one of 20 would be. A higher
+# precision of levels finds weak effects sooner, a lower one is safer where visits announce orders
+# (bench.clv_evidence, with 4 and with 1).
+_PRIOR_PRECISION: Final = np.diag(np.tile([1.0, 1.0, 2.0], len(KINDS)))
 # The recalibration at each check: on the scale of log odds the model of purchases is wrong by 1.
 _RECALIBRATION: Final = np.eye(3)
 _BOUND: Final = 5.0
 # What was learned is forgotten by 3 % a check, by half in two years.
 _MEMORY: Final = 0.97
-_STEPS: Final = 12
+_STEPS: Final = 20
 _LONGEST_STEP: Final = 1.0
+# Whole steps of Fisher scoring overshoot by nearly as much again where ratio and level are tied.
+_DAMPING: Final = 0.5
 # As if there had been so much expected spread, with a coefficient of variation of 1.
 _PRIOR_SPREAD: Final = 10.0
 _SHAPES: Final = (0.05, 20.0)
@@ -354,22 +360,27 @@ def candidate_rates(shards: Iterable[Evidence]) -> Rates:
     rates = _lived_through(known)
     information = sum((shard.information for shard in known), _PRIOR_PRECISION)
     natural = sum((shard.natural for shard in known), np.zeros(_WIDTH))
-    covariance = np.linalg.inv(information)
-    mean = covariance @ natural
+    mean = np.linalg.solve(information, natural)
     days = sum(shard.moments[0] for shard in known)
     beyond_doubt = np.zeros(_WIDTH, np.bool_)
     for kind in range(len(KINDS)):
-        of = slice(PERIODS * kind, PERIODS * (kind + 1))
+        # With ratios of 1 the level is without effect, so it is taken as it was estimated: its own
+        # uncertainty says nothing about whether they are 1.
+        level = _OF_KIND * kind + PERIODS
+        others = np.delete(np.arange(_WIDTH), level)
+        covariance = np.linalg.inv(information[np.ix_(others, others)])
+        of = slice(_OF_KIND * kind, level)
         proof = mean[of] @ np.linalg.solve(covariance[of, of], mean[of])
-        beyond_doubt[of] = proof > _KIND_PROOF and days[kind] >= _KIND_DAYS
-    ratio = np.zeros(_WIDTH)
+        known_well = proof > _KIND_PROOF and days[kind] >= _KIND_DAYS
+        beyond_doubt[_OF_KIND * kind : _OF_KIND * (kind + 1)] = known_well
+    logs = np.zeros(_WIDTH)
     some = np.flatnonzero(beyond_doubt)
-    ratio[some] = np.linalg.solve(information[np.ix_(some, some)], natural[some])
-    return Rates(rates.shape, rates.rate, np.clip(ratio, -_BOUND, _BOUND).reshape(-1, PERIODS))
+    logs[some] = np.linalg.solve(information[np.ix_(some, some)], natural[some])
+    return _with_logs(rates, np.clip(logs, -_BOUND, _BOUND))
 
 
 def _lived_through(shards: list[Evidence]) -> Rates:
-    """Gamma distributions of customers' rates, by moments, with ratios of 1."""
+    """Gamma distributions of customers' rates, by moments, with ratios and levels of 1."""
     m, lived, squares, cross, lived_squares = sum(
         (shard.moments for shard in shards), np.zeros((5, len(KINDS)))
     )
@@ -379,13 +390,19 @@ def _lived_through(shards: list[Evidence]) -> Rates:
     excess = squares - 2.0 * mean * cross + spread - m
     shape = (spread + _PRIOR_SPREAD) / np.maximum(excess + _PRIOR_SPREAD, 1e-9)
     shape = np.clip(shape, *_SHAPES)
-    return Rates(shape, shape / mean, NOTHING.log_ratio)
+    return Rates(shape, shape / mean, NOTHING.log_ratio, NOTHING.log_level)
+
+
+def _with_logs(rates: Rates, logs: FloatArray) -> Rates:
+    """These rates with log ratios and levels, kind by kind, (3 k,)."""
+    by_kind = logs.reshape(-1, _OF_KIND)
+    return Rates(rates.shape, rates.rate, by_kind[:, :PERIODS], by_kind[:, PERIODS])
 
 
 def _approximation(
     matured: _Matured, rates: Rates, natural: FloatArray, information: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Likelihood of the log ratios near its maximum with the prior: natural mean, information.
+    """Likelihood of ratios and levels near its maximum with the prior: natural mean, information.
 
     Parameters
     ----------
@@ -406,8 +423,7 @@ def _approximation(
     at = np.linalg.solve(precision, pull)
     slope, curve = np.zeros(_WIDTH + 3), precision
     for step in range(_STEPS + 1):
-        ratios = Rates(rates.shape, rates.rate, at[:_WIDTH].reshape(-1, PERIODS))
-        gained, slopes = gained_and_slope(ratios, counts)
+        gained, slopes = gained_and_slope(_with_logs(rates, at[:_WIDTH]), counts)
         alive = expit(-(odds + gained + at[_WIDTH:] @ extra))
         left, none = 1.0 - alive, np.maximum(1.0 - alive * buys, 1e-12)
         directions = np.concatenate([slopes, extra])
@@ -416,7 +432,7 @@ def _approximation(
         if step == _STEPS:
             break
         move = np.linalg.solve(curve + precision, slope + pull - precision @ at)
-        move *= min(1.0, _LONGEST_STEP / max(float(np.abs(move).max()), 1e-12))
+        move *= min(_DAMPING, _LONGEST_STEP / max(float(np.abs(move).max()), 1e-12))
         at = np.clip(at + move, -_BOUND, _BOUND)
     # The recalibration is integrated out.
     cross = curve[:_WIDTH, _WIDTH:]

@@ -3,7 +3,7 @@
     evidence                      the head, see evidence_learner.py
     evidence:00 .. evidence:3f    members whose key ends in those six bits, sorted by key
 
-A piece has 16 of 1,024 members, 1,280 bytes. Without anything learned every piece is empty.
+A piece has 16 of 1,024 members, 1,280 bytes. Before the first order every piece is empty.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ class EvidencePieces:
     >>> evidence.fold_orders(np.array([7], np.uint64), np.array([3]))
     >>> written = EvidencePieces({})
     >>> sorted(map(len, written.changes(evidence).values()))
-    [80, 804]
+    [80, 1476]
     >>> written.changes(evidence)
     {}
     """
@@ -42,7 +42,10 @@ class EvidencePieces:
 
     def changes(self, evidence: Evidence | None) -> dict[str, bytes]:
         """Give the pieces that are not what was last written; from now on they are."""
-        now = _pieces(evidence) if evidence else dict.fromkeys((HEAD, *_NAMES), b"")
+        if evidence is None or not evidence.members.size:
+            now = dict.fromkeys((HEAD, *_NAMES), b"")
+        else:
+            now = _pieces(evidence)
         changed = {name: data for name, data in now.items() if data != self._written[name]}
         self._written = now
         return changed

@@ -1,5 +1,7 @@
 """What signals tell, against probabilities by scipy and integrals by mpmath."""
 
+from dataclasses import replace
+
 import mpmath
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ def some(count: int, seed: int, periods: int = 2) -> tuple[Rates, Counts]:
     before = rng.poisson(5.0, (kinds, count)).astype(np.float64)
     counts = Counts(since, weeks, before, rng.uniform(0, 50, count))
     shape, rate = rng.gamma(2.0, 0.5, kinds), rng.gamma(2.0, 3.0, kinds)
-    return Rates(shape, rate, rng.normal(0.0, 1.5, (kinds, 2))), counts
+    ratio, level = rng.normal(0.0, 1.5, (kinds, 2)), rng.normal(0.0, 1.0, kinds)
+    return Rates(shape, rate, ratio, level), counts
 
 
 def test_one_period_is_the_ratio_of_two_negative_binomial_probabilities() -> None:
@@ -34,7 +37,7 @@ def test_one_period_is_the_ratio_of_two_negative_binomial_probabilities() -> Non
     for kind in range(len(KINDS)):
         shape = rates.shape[kind] + counts.before[kind]
         rate = rates.rate[kind] + counts.lived
-        n, weeks = counts.since[kind, 0], counts.weeks[0]
+        n, weeks = counts.since[kind, 0], counts.weeks[0] * np.exp(rates.log_level[kind])
         ratio = np.exp(rates.log_ratio[kind, 0])
         gone = nbinom.logpmf(n, shape, rate / (rate + ratio * weeks))
         there = nbinom.logpmf(n, shape, rate / (rate + weeks))
@@ -46,7 +49,8 @@ def test_two_periods_are_an_integral_over_the_customers_own_rate() -> None:
     found = log_odds_gained(rates, counts)
     with mpmath.workdps(30):
         for kind, who in ((0, 0), (1, 2), (3, 5)):
-            weeks, n = counts.weeks[:, who], counts.since[kind, :, who]
+            weeks = counts.weeks[:, who] * np.exp(rates.log_level[kind])
+            n = counts.since[kind, :, who]
 
             def density(rate: mpmath.mpf, ratio: np.ndarray) -> mpmath.mpf:
                 shape = rates.shape[kind] + counts.before[kind, who]  # noqa: B023
@@ -68,15 +72,13 @@ def test_derivatives_are_those_of_small_steps() -> None:
     rates, counts = some(20, 3)
     gained, slope = gained_and_slope(rates, counts)
     np.testing.assert_allclose(gained, log_odds_gained(rates, counts).sum(axis=0))
+    logs = np.column_stack([rates.log_ratio, rates.log_level]).ravel()
     for nth in range(slope.shape[0]):
         step = np.zeros(slope.shape[0])
         step[nth] = 1e-6
         up, down = (
-            log_odds_gained(
-                Rates(rates.shape, rates.rate, rates.log_ratio + sign * step.reshape(-1, 2)),
-                counts,
-            ).sum(axis=0)
-            for sign in (1, -1)
+            log_odds_gained(Rates(rates.shape, rates.rate, at[:, :2], at[:, 2]), counts).sum(axis=0)
+            for at in ((logs + step).reshape(-1, 3), (logs - step).reshape(-1, 3))
         )
         np.testing.assert_allclose(slope[nth], (up - down) / 2e-6, rtol=1e-5, atol=1e-6)
 
@@ -84,11 +86,12 @@ def test_derivatives_are_those_of_small_steps() -> None:
 def test_ratios_of_one_tell_nothing_at_all() -> None:
     _, counts = some(100, 4)
     assert not log_odds_gained(NOTHING, counts).any()
+    assert not log_odds_gained(replace(NOTHING, log_level=np.full(4, -1.7)), counts).any()
     assert NOTHING.silent
 
 
 def test_silence_of_a_frequent_visitor_tells_more_than_that_of_a_rare_one() -> None:
-    rates = Rates(np.ones(1), np.ones(1), np.full((1, 2), -1.0))
+    rates = Rates(np.ones(1), np.ones(1), np.full((1, 2), -1.0), np.zeros(1))
     weeks = np.full((2, 2), 4.0)
     counts = Counts(np.zeros((1, 2, 2)), weeks, np.array([[0.0, 30.0]]), np.full(2, 30.0))
     rare, frequent = log_odds_gained(rates, counts)[0].tolist()
@@ -97,7 +100,7 @@ def test_silence_of_a_frequent_visitor_tells_more_than_that_of_a_rare_one() -> N
 
 def test_a_visit_tells_of_life_and_a_complaint_of_the_opposite() -> None:
     shape, rate = np.ones(2), np.full(2, 4.0)
-    rates = Rates(shape, rate, np.array([[-1.0, -1.0], [1.0, 1.0]]))
+    rates = Rates(shape, rate, np.array([[-1.0, -1.0], [1.0, 1.0]]), np.zeros(2))
     nothing = Counts(np.zeros((2, 2, 1)), np.ones((2, 1)), np.zeros((2, 1)), np.zeros(1))
     once = Counts(np.eye(2)[:1, :, None].repeat(2, 0), nothing.weeks, nothing.before, nothing.lived)
     change = (log_odds_gained(rates, once) - log_odds_gained(rates, nothing))[:, 0]

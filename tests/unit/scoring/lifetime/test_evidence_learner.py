@@ -128,20 +128,22 @@ def test_one_check_finds_the_maximum_that_scipy_finds() -> None:
     evidence = learned(shop(TELLING))
     of = matured(evidence, evidence.next_check)
     rates = evidence_learner._lived_through([evidence])
-    empty = np.zeros(8), np.zeros((8, 8))
+    empty = np.zeros(12), np.zeros((12, 12))
     natural, information = evidence_learner._approximation(of, rates, *empty)
 
     def loss(at: np.ndarray) -> float:
-        ratios = Rates(rates.shape, rates.rate, at[:8].reshape(4, 2))
+        by_kind = at[:12].reshape(4, 3)
+        ratios = Rates(rates.shape, rates.rate, by_kind[:, :2], by_kind[:, 2])
         odds = of.odds + log_odds_gained(ratios, of.counts).sum(axis=0)
-        odds = odds + at[8] + at[9] * of.odds + at[10] * np.log1p(of.counts.weeks.sum(axis=0))
+        odds = odds + at[12] + at[13] * of.odds + at[14] * np.log1p(of.counts.weeks.sum(axis=0))
         chance = of.buys / (1 + np.exp(odds))
         likelihood = np.where(of.bought, np.log(chance), np.log1p(-chance)).sum()
-        return float(at @ at / 2 - likelihood)
+        weight = np.array([1.0, 1.0, 2.0] * 4 + [1.0] * 3)
+        return float(weight @ at**2 / 2 - likelihood)
 
-    best = minimize(loss, np.zeros(11), method="BFGS", options={"gtol": 1e-5}).x
-    mean = np.linalg.solve(information + np.eye(8), natural)
-    np.testing.assert_allclose(mean, best[:8], atol=2e-3)
+    best = minimize(loss, np.zeros(15), method="BFGS", options={"gtol": 1e-5}).x
+    mean = np.linalg.solve(information + np.diag([1.0, 1.0, 2.0] * 4), natural)
+    np.testing.assert_allclose(mean, best[:12], atol=2e-3)
     assert (np.linalg.eigvalsh(information) > -1e-9).all()
 
 
@@ -156,10 +158,10 @@ def test_the_panel_stays_within_its_size() -> None:
     of = shop(SILENT)
     evidence.fold_orders(of.who.astype(np.uint64), np.full(of.who.size, 15_000))
     assert evidence.members.size == 50
-    assert len(evidence.encode()) == 804 + 50 * 80
+    assert len(evidence.encode()) == 1476 + 50 * 80
 
 
-@pytest.mark.parametrize("blob", [b"", b"\x07\x00" + bytes(802), Evidence().encode() + b"x"])
+@pytest.mark.parametrize("blob", [b"", b"\x07\x00" + bytes(1474), Evidence().encode() + b"x"])
 def test_strange_bytes_are_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match="evidence"):
         Evidence.decode(blob)
