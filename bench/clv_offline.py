@@ -423,7 +423,7 @@ def cost(data: Data, outcome: Outcome) -> None:
         found = potential(parameters, facts, terms, corrections)
         spent_on["score"] += (time.process_time() - begin) * orders.day.size / members.size
         begin = time.process_time()
-        moved_by(facts, before, facts, found.clv, parameters, terms)
+        moved_by(facts, before[-1], facts, found.clv[-1], parameters, terms)
         spent_on["explain"] += (time.process_time() - begin) * orders.day.size / members.size
         count += orders.day.size
     each = {name: seconds / count * 1e6 for name, seconds in spent_on.items()}

@@ -177,8 +177,12 @@ class StateStoreContract(ABC):
             with pytest.raises(CommitRefusedError):
                 await store.commit(make_commit(3, writer="two", model={"head": b"3"}))
             await store.commit(make_commit(1, partition=2, model={"head": b"other"}))
-            assert await store.read_models([2, 1, 0], "head") == [b"other", None, b"2"]
-            assert await store.read_models([], "head") == []
+            assert await store.read_models([2, 1, 0], ["head", "xyz"]) == [
+                {"head": b"other"},
+                {},
+                {"head": b"2"},
+            ]
+            assert await store.read_models([], ["head"]) == []
             assert await store.read_states(0, ["ann"]) == [b"a"]
 
         self.run(scenario)

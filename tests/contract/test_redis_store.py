@@ -256,7 +256,7 @@ def test_any_sequence_of_commits_reads_the_same_as_in_memory(
 CALLS: dict[str, Callable[[StateStore], Awaitable[object]]] = {
     "read_shard": lambda store: store.read_shard(0),
     "read_states": lambda store: store.read_states(0, ["ann"]),
-    "read_models": lambda store: store.read_models([0], "head"),
+    "read_models": lambda store: store.read_models([0], ["head"]),
     "commit": lambda store: store.commit(make_commit(customers={"ann": b"a"})),
 }
 WRITES = make_commit(

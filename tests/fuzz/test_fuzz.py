@@ -143,8 +143,8 @@ def test_the_keys_of_a_process_are_its_own() -> None:
 
 
 def test_the_bound_of_a_state_is_header_settled_entries_and_ring() -> None:
-    assert HEADER_BYTES + 72 == RECORD_BYTES == 88
-    assert MOST_BYTES == 16 + 72 + 16 * 37 + 16 * 6 == 776
+    assert HEADER_BYTES + 72 == RECORD_BYTES == 104
+    assert MOST_BYTES == 32 + 72 + 16 * 37 + 16 * 6 == 792
 
 
 def test_the_bound_of_a_state_is_reached_and_never_passed() -> None:

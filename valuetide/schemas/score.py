@@ -96,6 +96,25 @@ class Score(TypedDict):
         AwareDatetime | None,
         Field(description="Even odds that the next order, if there is one, comes by then"),
     ]
+    clv_percentile: Annotated[
+        float | None,
+        Field(ge=0, le=100, description="Customers with a lower clv, of the longest horizon, in %"),
+    ]
+    moved_by_orders: Annotated[
+        float | None,
+        Field(description="Change of that clv since the last score, part due to new orders"),
+    ]
+    moved_by_returns: Annotated[
+        float | None, Field(description="Part due to returns, costs and cancellations")
+    ]
+    moved_by_time: Annotated[float | None, Field(description="Part due to silence")]
+    moved_by_parameters: Annotated[
+        float | None, Field(description="Part due to what was learned from all customers")
+    ]
+    moved_by_interactions: Annotated[float | None, Field(description="Part due to interactions")]
+    moved_by_feedback: Annotated[
+        float | None, Field(description="Part due to feedback; the parts sum to the change")
+    ]
 
 
 class DeadLetterHeaders(TypedDict):

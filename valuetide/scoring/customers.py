@@ -44,7 +44,7 @@ class Customers:
     >>> customers.add(["ann", "bob"], [None, None]).tolist()
     [0, 1]
     >>> len(customers.pack(np.array([1]))[0])
-    16
+    32
     """
 
     def __init__(self, half_life_days: float = 90.0) -> None:

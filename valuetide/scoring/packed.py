@@ -9,12 +9,14 @@ Layout 1, little endian, nothing aligned::
     3       1     flags: bit 0 set when the settled block is present
     4       4     version: events folded, all kinds, unsigned
     8       8     cost_to_serve, minor units, signed
+    16      8     scored_at: the moment of the last score, ms, signed; the least int64 without one
+    24      8     clv: what that score said for the longest horizon, double; NaN for nothing
     ------------- settled block, 72 bytes, only when something was settled
-    16      4     orders, unsigned
-    20      4     days: distinct UTC days with an order, unsigned
-    24      8 x 5 revenue, cost, refunds, refund_cost, first_day_spend, minor units, signed
-    64      8     decayed, forward weighted (decay.py), double
-    72      8 x 2 first_at, last_at, ms, signed; the least int64 when there is no order
+    32      4     orders, unsigned
+    36      4     days: distinct UTC days with an order, unsigned
+    40      8 x 5 revenue, cost, refunds, refund_cost, first_day_spend, minor units, signed
+    80      8     decayed, forward weighted (decay.py), double
+    88      8 x 2 first_at, last_at, ms, signed; the least int64 when there is no order
     ------------- n_open entries, 19 to 37 bytes each
     +0      1     flags: bit 0 placed, 1 cancelled, 2 has cost, 3 has refund
     +1      6 x 3 order id, at (ms), amount (minor units), unsigned
@@ -22,7 +24,7 @@ Layout 1, little endian, nothing aligned::
     +..     6 x 2 refunded and refund_cost, if bit 3
     ------------- n_ring event ids, 6 bytes each, oldest first
 
-An order without cost and refund takes 19 bytes; a customer of two orders 16 + 38 + 12 = 66.
+An order without cost and refund takes 19 bytes; a customer of two orders 32 + 38 + 12 = 82.
 """
 
 from collections.abc import Sequence
@@ -32,7 +34,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import ID_BITS, BoolArray, IdArray, IntArray
+from valuetide.scoring.arrays import ID_BITS, NO_TIME, BoolArray, IdArray, IntArray
 from valuetide.scoring.ledger import (
     AMOUNT,
     AT,
@@ -53,12 +55,12 @@ NO_ID: Final = np.uint64(0xFFFF_FFFF_FFFF_FFFF)
 # Header and settled block lie in memory as they lie in the bytes, one record per customer.
 RECORD: Final = np.dtype(
     [("layout", "u1"), ("n_open", "u1"), ("n_ring", "u1"), ("flags", "u1")]
-    + [("version", "<u4"), ("cost_to_serve", "<i8")]
+    + [("version", "<u4"), ("cost_to_serve", "<i8"), ("scored_at", "<i8"), ("clv", "<f8")]
     + [("orders", "<u4"), ("days", "<u4")]
     + [(name, "<i8") for name in ("revenue", "cost", "refunds", "refund_cost", "first_day_spend")]
     + [("decayed", "<f8"), ("first_at", "<i8"), ("last_at", "<i8")]
 )
-HEADER_BYTES: Final = 16
+HEADER_BYTES: Final = 32
 RECORD_BYTES: Final = RECORD.itemsize
 SETTLED: Final = 1
 
@@ -75,7 +77,7 @@ _REST_AT: Final = 19
 _SIZES: Final = np.array([19, 25, 31, 37])
 _SIZES.setflags(write=False)
 MOST_BYTES: Final = RECORD_BYTES + OPEN_ORDERS * 37 + RING * _ID_BYTES
-"""The longest state of a customer, whatever arrives: 776 bytes."""
+"""The longest state of a customer, whatever arrives: 792 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +146,9 @@ def encode(state: State) -> list[bytes]:
     held = np.arange(RING) < n_ring[:, None]
     words[(ring_at[:, None] + np.arange(RING) * _ID_BYTES)[held]] = state.ring[held]
     raw = records.view("<i8").reshape(-1, RECORD_BYTES // 8)
-    words[heads] = raw[:, 0]
-    words[heads + 8] = raw[:, 1]
-    words[(heads[settled, None] + np.arange(HEADER_BYTES, RECORD_BYTES, 8))] = raw[settled, 2:]
+    words[heads[:, None] + np.arange(0, HEADER_BYTES, 8)] = raw[:, : HEADER_BYTES // 8]
+    blocks = heads[settled, None] + np.arange(HEADER_BYTES, RECORD_BYTES, 8)
+    words[blocks] = raw[settled, HEADER_BYTES // 8 :]
     packed = bytes(buffer)
     return [packed[a:b] for a, b in zip(heads.tolist(), stops.tolist(), strict=True)]
 
@@ -195,9 +197,7 @@ def _records(buffer: bytes, at: IntArray, sizes: IntArray) -> NDArray[np.void]:
     settled = (records["flags"] & SETTLED) != 0
     _refuse(settled & (sizes < RECORD_BYTES), "truncated settled block")
     fresh = new_records(len(records))
-    for name in ("version", "cost_to_serve"):
-        fresh[name] = records[name]
-    for name in ("n_open", "n_ring", "flags"):
+    for name in ("n_open", "n_ring", "flags", "version", "cost_to_serve", "scored_at", "clv"):
         fresh[name] = records[name]
     fresh[settled] = records[settled]
     return fresh
@@ -248,7 +248,9 @@ def new_records(count: int) -> NDArray[np.void]:
     """Records of customers of whom nothing is known yet."""
     records = np.zeros(count, RECORD)
     records["layout"] = LAYOUT
-    records["first_at"] = records["last_at"] = np.iinfo(np.int64).min
+    for name in ("scored_at", "first_at", "last_at"):
+        records[name] = NO_TIME
+    records["clv"] = np.nan
     return records
 
 

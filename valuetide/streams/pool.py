@@ -17,6 +17,7 @@ from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
+from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
 from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.streams.store import StateStore
 
@@ -48,11 +49,12 @@ class Knowledge:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one shard brings: what it learned, its number of customers, its grades."""
+    """What one shard brings: what it learned, its number of customers, its grades and ranks."""
 
     learner: Learner
     customers: int
     grading: Grading
+    ranks: Ranks
 
 
 class Pool:
@@ -69,6 +71,7 @@ class Pool:
         self._ours: dict[int, Share] = {}
         self._others: dict[int, Share] = {}
         self._knowledge: Knowledge | None = Knowledge()
+        self._percentiles: Percentiles | None = None
         self._read_at: float | None = None
 
     @property
@@ -83,10 +86,21 @@ class Pool:
         """The pooled parameters, the prior while nobody has learned anything."""
         return self.knowledge.parameters
 
+    @property
+    def percentiles(self) -> Percentiles:
+        """Ranks among the customers of all shards."""
+        if self._percentiles is None:
+            shares = self._others | self._ours
+            self._percentiles = Percentiles(share.ranks for share in shares.values())
+        return self._percentiles
+
     def put(self, partition: int, share: Share) -> None:
         """Take in what a shard of this worker has learned."""
+        before = self._ours.get(partition)
         self._ours[partition] = share
         self._knowledge = None
+        if before is None or before.ranks is not share.ranks:
+            self._percentiles = None
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -116,21 +130,19 @@ class Pool:
         self._read_at = now
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
-            names = share_pieces(horizons_days)
-            columns = [await store.read_models(others, name) for name in names]
-            rows = list(zip(*columns, strict=True))
-            self._others |= decode_shares(others, rows, horizons_days)
-            self._knowledge = None
+            models = await store.read_models(others, share_pieces(horizons_days))
+            self._others |= decode_shares(others, models, horizons_days)
+            self._knowledge = self._percentiles = None
 
 
 def share_pieces(horizons_days: Sequence[int]) -> list[str]:
     """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
-    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days)]
+    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days), *NAMES]
 
 
 def decode_shares(
     partitions: Sequence[int],
-    rows: Sequence[Sequence[bytes | None]],
+    models: Sequence[Mapping[str, bytes]],
     horizons_days: tuple[int, ...],
 ) -> dict[int, Share]:
     """Give what shards have learned, without the members of their samples, of those that have.
@@ -139,8 +151,8 @@ def decode_shares(
     ----------
     partitions
         The shards.
-    rows
-        Of each its pieces, in the order of :func:`share_pieces`.
+    models
+        Of each its pieces, at least those of :func:`share_pieces`.
     horizons_days
         The horizons.
 
@@ -150,15 +162,14 @@ def decode_shares(
         When one cannot be read.
     """
     found = {}
-    names = share_pieces(horizons_days)
-    for partition, row in zip(partitions, rows, strict=True):
-        pieces = {name: blob for name, blob in zip(names, row, strict=True) if blob is not None}
+    for partition, pieces in zip(partitions, models, strict=True):
         if HEAD in pieces:
             try:
                 found[partition] = Share(
                     Learner.decode_head(pieces[HEAD])[0],
                     int(pieces.get(CUSTOMERS, 0)),
                     Grading(horizons_days, pieces),
+                    Ranks(pieces),
                 )
             except ValueError as error:
                 raise FaultError(

@@ -14,13 +14,14 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.parameters import Parameters
+from valuetide.scoring.lifetime.ranks import Percentiles
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Knowledge, decode_shares, pooled_knowledge, share_pieces
 from valuetide.streams.records import TOTALS, score_columns, score_rows
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import ShardModel
+from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store.redis import (
     commit_key,
     customer_key,
@@ -170,7 +171,7 @@ class Reader:
                     pipeline.hgetall(commit_key(prefix, partition))
                     pipeline.hgetall(months_key(prefix, partition))
                 answers = await pipeline.execute()
-        totals = dict.fromkeys(("customers", *TOTALS), 0)
+        totals = dict.fromkeys(("customers", *TOTALS, "equity"), 0)
         events: dict[str, dict[str, int]] = {role: {} for role in INPUTS}
         positions: dict[tuple[str, int], int] = {}
         months: dict[str, list[int]] = {}
@@ -212,13 +213,18 @@ class Reader:
             When what is in Redis cannot be read.
         """
         partitions, horizons = range(self._settings.partitions), self._settings.horizons_days
+        names = share_pieces(horizons)
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in partitions:
                     key = model_key(self._settings.key_prefix, partition)
-                    pipeline.hmget(key, share_pieces(horizons))
+                    pipeline.hmget(key, names)
                 rows = await pipeline.execute()
-        shares = decode_shares(partitions, rows, horizons)
+        models = [
+            {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
+            for row in rows
+        ]
+        shares = decode_shares(partitions, models, horizons)
         return Learned(
             pooled_knowledge(shares),
             sum(share.customers for share in shares.values()),
@@ -254,7 +260,6 @@ class Reader:
             When what is in Redis cannot be read.
         """
         settings, prefix = self._settings, self._settings.key_prefix
-        knowledge = (await self.learned()).knowledge
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in range(settings.partitions):
@@ -265,11 +270,14 @@ class Reader:
         if now_ms is None:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
+        models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
+        shares = decode_shares(range(len(models)), models, settings.horizons_days)
+        knowledge = pooled_knowledge(shares)
+        percentiles = Percentiles(share.ranks for share in shares.values())
         for partition, record in enumerate(fields):
             totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
-            pieces = {k.decode(): v for k, v in answers[2 * partition + 1].items()}
             try:
-                model = ShardModel(settings, pieces)
+                model = ShardModel(settings, models[partition])
                 async for ids, states in self._states(partition):
                     customers = Customers(settings.half_life_days)
                     words = settings.vocabulary
@@ -280,8 +288,11 @@ class Reader:
                         minor_digits=words.minor_digits,
                         bands=words.rfm,
                     )
-                    ahead = model.expect(value, totals, knowledge, now_ms)
-                    rows = score_rows(value, ahead, now_ms, words.minor_digits)
+                    records = customers.records[: len(ids)]
+                    past = Past(records["scored_at"], records["clv"], basis_of(value))
+                    ahead = model.expect(value, past, totals, knowledge, now_ms)
+                    percentile = percentiles.of(ahead.clv)
+                    rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):
                         score = dict(zip(self._columns, row, strict=True))
                         yield cast("Score", {"customer_id": customer} | score)

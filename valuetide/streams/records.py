@@ -11,6 +11,7 @@ from pydantic_core import to_json
 from valuetide.schemas.score import DEFAULT_HORIZONS, Score
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue
+from valuetide.scoring.lifetime.moved import PARTS
 from valuetide.scoring.lifetime.value import Potential
 
 CURRENT = tuple(Score.__annotations__)[1 : tuple(Score.__annotations__).index("p_alive")]
@@ -26,6 +27,8 @@ def score_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
         "expected_order_value",
         *(f"clv_{days}d{end}" for days in horizons_days for end in ("", "_low", "_high")),
         "next_order_at",
+        "clv_percentile",
+        *(f"moved_by_{part}" for part in PARTS),
     )
 
 
@@ -60,19 +63,21 @@ class Ahead:
         Positions of these ``n`` among the ``m`` customers of a batch, rising.
     potential
         Columns, ``(n,)`` or ``(h, n)``.
+    clv
+        Of the longest horizon, whole minor units, ``(n,)``.
+    moved
+        Its change since the last score in parts, whole minor units, ``(6, n)``.
     """
 
     horizons_days: Sequence[int]
     buyers: NDArray[np.intp]
     potential: Potential
+    clv: NDArray[np.float64]
+    moved: NDArray[np.float64]
 
-    def clv(self, count: int) -> NDArray[np.float64]:
-        """Give the clv of the longest horizon, ``(count,)``, 0 without an order."""
-        clv = np.zeros(count)
-        clv[self.buyers] = self.potential.clv[-1]
-        return clv
-
-    def columns(self, count: int, as_of_ms: int, minor_digits: int) -> dict[str, list[Any]]:
+    def columns(
+        self, count: int, percentile: NDArray[np.float64], as_of_ms: int, minor_digits: int
+    ) -> dict[str, list[Any]]:
         """Give the fields of ``count`` customers, ``None`` without an order."""
         found = self.potential
         numbers = {"p_alive": np.round(found.p_alive, 4)}
@@ -84,6 +89,10 @@ class Ahead:
             rounded = np.round(values, minor_digits) + 0.0
             for days, row in zip(self.horizons_days, rounded, strict=True):
                 numbers[f"clv_{days}d{end}"] = row
+        scale = 10.0**minor_digits
+        numbers["clv_percentile"] = np.round(percentile, 1)
+        for part, row in zip(PARTS, self.moved, strict=True):
+            numbers[f"moved_by_{part}"] = row / scale
         wait_ms = np.round(found.median_wait_weeks * WEEK_MS).astype(np.int64)
         columns: dict[str, list[Any]] = {name: row.tolist() for name, row in numbers.items()}
         columns["next_order_at"] = format_times(as_of_ms + wait_ms)
@@ -99,7 +108,11 @@ class Ahead:
 
 
 def score_rows(
-    value: CurrentValue, ahead: Ahead, as_of_ms: int, minor_digits: int
+    value: CurrentValue,
+    ahead: Ahead,
+    percentile: NDArray[np.float64],
+    as_of_ms: int,
+    minor_digits: int,
 ) -> list[tuple[Any, ...]]:
     """Give the score fields of each customer.
 
@@ -109,6 +122,8 @@ def score_rows(
         Columns, ``m`` customers.
     ahead
         What is to be expected of them.
+    percentile
+        Rank of its ``clv`` among all customers, 0 to 100, ``(n,)``.
     as_of_ms
         The moment they are for.
     minor_digits
@@ -136,7 +151,7 @@ def score_rows(
     for name in ("revenue", "refunds", "margin", "cost_to_serve", "profit"):
         # The quotient is the double nearest to the decimal, so it prints as that decimal.
         columns[name] = (getattr(value, name) / scale).tolist()
-    columns |= ahead.columns(len(value.version), as_of_ms, minor_digits)
+    columns |= ahead.columns(len(value.version), percentile, as_of_ms, minor_digits)
     names = score_columns(ahead.horizons_days)
     return list(zip(*(columns[name] for name in names), strict=True))
 

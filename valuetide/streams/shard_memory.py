@@ -30,7 +30,7 @@ from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import ShardModel
+from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
 from valuetide.streams.store import Commit, ShardRecord
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
@@ -116,7 +116,7 @@ class ShardMemory:
             name: int(fields.get(name, 0))
             for name in (
                 *(f"count:{role}:{outcome}" for role in INPUTS for outcome in OUTCOMES),
-                *(f"total:{name}" for name in ("customers", *TOTALS)),
+                *(f"total:{name}" for name in ("customers", *TOTALS, "equity")),
                 "unmatched",
             )
         }
@@ -135,8 +135,9 @@ class ShardMemory:
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
         self._customers = Customers(self._settings.half_life_days)
-        # Per row: the totals and rank values that the last score had.
+        # Per row: the totals that the last score had, what it rested on, and its rank values.
         self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
+        self._basis: NDArray[np.int64] = np.zeros((len(BASIS), 0), np.int64)
         self._ranks: NDArray[np.float64] = np.zeros((len(self._ranked), 0), np.float64)
 
     def unknown(self, customers: Sequence[str]) -> list[str]:
@@ -162,9 +163,8 @@ class ShardMemory:
         # Any moment gives the same rank values, as long as its weight does not overflow.
         value = self._value(rows, LANDMARK_MS)
         self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
-        # A state does not say which clv was published last: it may be ranked, unless it is new.
-        clv = np.array([-np.inf if state is None else np.inf for state in states])
-        ranks = np.vstack([self._rank_values(value, LANDMARK_MS), clv])
+        self._basis = np.concatenate([self._basis, basis_of(value)], axis=1)
+        ranks = self._rank_values(value, self._customers.records["clv"][rows], LANDMARK_MS)
         self._ranks = np.concatenate([self._ranks, ranks], axis=1)
 
     def fold(self, role: Role, decoded: Decoded) -> Folded:
@@ -188,12 +188,27 @@ class ShardMemory:
         self._total(rows, value)
         if role == "orders":
             self._learn(decoded, folded, ids, value, now_ms)
+        return self._scored_as(ids, rows, value, now_ms)
+
+    def _scored_as(
+        self, ids: list[str], rows: NDArray[np.intp], value: CurrentValue, now_ms: int
+    ) -> Scored:
+        """Give the score of customers, and note what it says and rests on."""
+        model, pool, records = self._model, self._pool, self._customers.records
         totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
-        ahead = self._model.expect(value, totals, self._pool.knowledge, now_ms)
-        ranks = np.vstack([self._rank_values(value, now_ms), ahead.clv(len(ids))])
-        top = self._rank(rows, ranks)
-        fields = score_rows(value, ahead, now_ms, self._settings.vocabulary.minor_digits)
-        return Scored(ids, rows, fields, top)
+        past = Past(records["scored_at"][rows], records["clv"][rows], self._basis[:, rows])
+        ahead = model.expect(value, past, totals, pool.knowledge, now_ms)
+        clv = np.full(len(ids), np.nan)
+        clv[ahead.buyers] = ahead.clv
+        model.ranks.move(past.clv, clv)
+        self.counters["total:equity"] += int(np.nansum(clv) - np.nansum(past.clv))
+        records["scored_at"][rows] = now_ms
+        records["clv"][rows] = clv
+        self._basis[:, rows] = basis_of(value)
+        top = self._rank(rows, self._rank_values(value, clv, now_ms))
+        percentile = pool.percentiles.of(ahead.clv)
+        digits = self._settings.vocabulary.minor_digits
+        return Scored(ids, rows, score_rows(value, ahead, percentile, now_ms, digits), top)
 
     def _learn(
         self, decoded: Decoded, folded: Folded, ids: list[str], value: CurrentValue, now_ms: int
@@ -239,9 +254,13 @@ class ShardMemory:
             self._customers, rows, now_ms, minor_digits=words.minor_digits, bands=words.rfm
         )
 
-    def _rank_values(self, value: CurrentValue, now_ms: int) -> NDArray[np.float64]:
+    def _rank_values(
+        self, value: CurrentValue, clv: NDArray[np.float64], now_ms: int
+    ) -> NDArray[np.float64]:
         settings = self._settings
-        return rank_values(value, now_ms, settings.half_life_days, settings.vocabulary.minor_digits)
+        digits = settings.vocabulary.minor_digits
+        back = rank_values(value, now_ms, settings.half_life_days, digits)
+        return np.vstack([back, np.nan_to_num(clv) / 10.0**digits])
 
     def _rank(
         self, rows: NDArray[np.intp], ranks: NDArray[np.float64]

@@ -1,27 +1,56 @@
 """What a shard learns from its orders and outcomes, and what it expects of its customers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from valuetide.scoring.arrays import DAY_MS, IntArray
+from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
+from valuetide.scoring.lifetime.moved import PARTS, moved_by
 from valuetide.scoring.lifetime.pieces import Changes, assemble
+from valuetide.scoring.lifetime.ranks import Ranks
 from valuetide.scoring.lifetime.sample import Exact, Orders
 from valuetide.scoring.lifetime.value import Facts, Terms, histories, potential, yield_rate
 from valuetide.streams.pool import Knowledge, Share
 from valuetide.streams.records import Ahead
 from valuetide.streams.settings import Settings
 
+BASIS = ("revenue", "margin", "frequency", "first_order_at", "last_order_at", "first_day_spend")
+"""What expectations rest on, columns of ``CurrentValue``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What the last score of ``m`` customers was, and what it rested on.
+
+    Attributes
+    ----------
+    scored_at
+        ms since 1970.
+    clv
+        Of the longest horizon, minor units, NaN where there was none.
+    basis
+        ``(6, m)``, rows in the order of ``BASIS``.
+    """
+
+    scored_at: IntArray
+    clv: FloatArray
+    basis: IntArray
+
+
+def basis_of(value: CurrentValue) -> IntArray:
+    """Give what expectations of customers rest on, ``(6, m)``."""
+    return np.stack([getattr(value, name) for name in BASIS])
+
 
 class ShardModel:
-    """The learner of one shard, and the grades of what it predicted.
+    """The learner of one shard, the grades of what it predicted, and the ranks of its customers.
 
     Parameters
     ----------
@@ -38,6 +67,7 @@ class ShardModel:
 
     def __init__(self, settings: Settings, pieces: Mapping[str, bytes]) -> None:
         self.learner = assemble(pieces) or Learner(shards=settings.partitions)
+        self.ranks = Ranks(pieces)
         self.grading = Grading(settings.horizons_days, pieces)
         self._changes = Changes(self.learner)
         self._horizons = settings.horizons_days
@@ -92,21 +122,28 @@ class ShardModel:
 
     def share(self, customers: int) -> Share:
         """Give what the shard brings to the pool."""
-        return Share(self.learner, customers, self.grading)
+        return Share(self.learner, customers, self.grading, self.ranks)
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
-        return self._changes.take(customers) | self.grading.changes()
+        return self._changes.take(customers) | self.grading.changes() | self.ranks.take()
 
     def expect(
-        self, value: CurrentValue, totals: Mapping[str, int], knowledge: Knowledge, now_ms: int
+        self,
+        value: CurrentValue,
+        past: Past,
+        totals: Mapping[str, int],
+        knowledge: Knowledge,
+        now_ms: int,
     ) -> Ahead:
-        """Give what is to be expected of customers.
+        """Give what is to be expected of customers, and why that has changed.
 
         Parameters
         ----------
         value
             Their value so far.
+        past
+            Their last score.
         totals
             Orders, revenue and margin of the shard, minor units; what is kept of a customer's
             spend is drawn towards what is kept of everybody's.
@@ -121,31 +158,51 @@ class ShardModel:
         moved their ends already.
         """
         buyers = np.flatnonzero(value.orders > 0)
-        revenue = value.revenue[buyers] / self._scale
+        facts = self._facts(basis_of(value)[:, buyers], totals, now_ms)
+        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
+        found = potential(knowledge.parameters, facts, self._terms, intervals)
+        factor = knowledge.factor if self._corrected else 1.0
+        if factor != 1.0:
+            found = replace(
+                found, expected_orders=found.expected_orders * factor, clv=found.clv * factor
+            )
+        # Nothing to be had is 0, never -0.
+        clv = np.round(found.clv[-1] * self._scale) + 0.0
+        # A first score moved by the order that it is for, and by nothing else.
+        moved = np.zeros((len(PARTS), buyers.size))
+        moved[PARTS.index("orders")] = clv
+        known = np.flatnonzero(~np.isnan(past.clv[buyers]))
+        if known.size:
+            who = buyers[known]
+            before = self._facts(past.basis[:, who], totals, past.scored_at[who])
+            parts = moved_by(
+                self._minor(before, factor),
+                past.clv[who],
+                self._minor(facts[known], factor),
+                clv[known],
+                knowledge.parameters,
+                self._terms,
+            )
+            moved[:, known] = parts.in_units(clv[known] - past.clv[who])
+        return Ahead(self._horizons, buyers, found, clv, moved)
+
+    def _facts(self, basis: IntArray, totals: Mapping[str, int], now_ms: int | IntArray) -> Facts:
+        revenue, margin, frequency, first_at, last_at, first_spend = basis
         average = totals["margin"] / totals["revenue"] if totals["revenue"] > 0 else 1.0
         typical = self.learner.typical_spend
         if typical <= 0.0:
             mean = totals["revenue"] / max(totals["orders"], 1) / self._scale
             typical = mean if mean > 0.0 else 1.0
-        facts = Facts(
-            histories(
-                value.frequency[buyers],
-                value.first_order_at[buyers] // DAY_MS,
-                value.last_order_at[buyers] // DAY_MS,
-                now_ms,
-            ),
-            revenue - value.first_day_spend[buyers] / self._scale,
-            yield_rate(value.margin[buyers] / self._scale, revenue, average, typical),
+        spent = revenue / self._scale
+        return Facts(
+            histories(frequency, first_at // DAY_MS, last_at // DAY_MS, now_ms),
+            spent - first_spend / self._scale,
+            yield_rate(margin / self._scale, spent, average, typical),
         )
-        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
-        found = potential(knowledge.parameters, facts, self._terms, intervals)
-        if self._corrected and knowledge.factor != 1.0:
-            found = replace(
-                found,
-                expected_orders=found.expected_orders * knowledge.factor,
-                clv=found.clv * knowledge.factor,
-            )
-        return Ahead(self._horizons, buyers, found)
+
+    def _minor(self, facts: Facts, factor: float) -> Facts:
+        """Facts by which value comes in minor units, and corrected."""
+        return Facts(facts.seen, facts.spent, facts.yield_rate * (self._scale * factor))
 
     def _exact(self, who: NDArray[np.uint64], value: CurrentValue, today: int) -> Exact:
         bought = value.orders > 0

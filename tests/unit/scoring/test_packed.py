@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.reference import DAY, Event
 from tests.support.stream import fold_events, repacked, value
+from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.ledger import MAX_MONEY, MAX_TIME
 from valuetide.scoring.packed import RECORD_BYTES
@@ -23,11 +24,12 @@ def six(number: int) -> bytes:
     return number.to_bytes(6, "little")
 
 
+NEVER_SCORED = struct.pack("<qd", NO_TIME, float("nan"))
 ORDERS = tuple(Event(n, "placed", n * DAY, n, 100 + n, n % 3) for n in range(1, 20))
 
 
 def test_a_new_customer_is_a_header() -> None:
-    assert packed() == struct.pack("<BBBBIq", 1, 0, 0, 0, 0, 0)
+    assert packed() == struct.pack("<BBBBIq", 1, 0, 0, 0, 0, 0) + NEVER_SCORED
 
 
 def test_every_field_stands_where_it_is_drawn() -> None:
@@ -41,6 +43,7 @@ def test_every_field_stands_where_it_is_drawn() -> None:
     )
     assert blob == (
         struct.pack("<BBBBIq", 1, 2, 5, 0, 5, 77)
+        + NEVER_SCORED
         + (b"\x03" + six(3) + six(7) + six(500))
         + (b"\x0d" + six(top) + six(MAX_TIME) + six(600) + six(MAX_MONEY) + six(0) + six(4))
         + (six(top) + six(2) + six(3) + six(4) + six(5))
@@ -49,10 +52,10 @@ def test_every_field_stands_where_it_is_drawn() -> None:
 
 def test_the_settled_block_stands_behind_the_header() -> None:
     blob = packed(*ORDERS)
-    assert RECORD_BYTES == 88
+    assert RECORD_BYTES == 104
     assert struct.unpack("<BBBBIq", blob[:16]) == (1, 16, 16, 1, 19, 0)
     orders, days, revenue, cost, refunds, back, first_spend, decayed, first, last = struct.unpack(
-        "<IIqqqqqdqq", blob[16:88]
+        "<IIqqqqqdqq", blob[32:104]
     )
     assert (orders, days, revenue, cost, refunds, back) == (3, 3, 306, 3, 0, 0)
     assert (first_spend, first, last) == (101, DAY, 3 * DAY)
@@ -61,7 +64,19 @@ def test_the_settled_block_stands_behind_the_header() -> None:
 
 
 def test_an_order_takes_nineteen_bytes_and_an_id_six() -> None:
-    assert len(packed(Event(1, "placed", 1, 1, 5), Event(2, "placed", 2, 2, 5))) == 66
+    assert len(packed(Event(1, "placed", 1, 1, 5), Event(2, "placed", 2, 2, 5))) == 82
+
+
+def test_the_last_score_stands_in_the_header() -> None:
+    customers = Customers()
+    row = customers.add(["ann"], [None])
+    customers.records["scored_at"][row] = 12_345
+    customers.records["clv"][row] = 67.89
+    blob = customers.pack(row)[0]
+    assert struct.unpack("<qd", blob[16:32]) == (12_345, 67.89)
+    again = Customers()
+    again.add(["ann"], [blob])
+    assert again.pack(row) == [blob]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 19])
@@ -82,7 +97,7 @@ def test_every_truncation_and_every_byte_too_many_is_refused(count: int) -> None
         (1, 17, "too many open entries"),
         (2, 3, "wrong number of event ids"),
         (3, 2, "unknown header flags"),
-        (16, 0x10, "unknown entry flags"),
+        (32, 0x10, "unknown entry flags"),
     ],
 )
 def test_what_no_state_has_is_refused(at: int, byte: int, why: str) -> None:

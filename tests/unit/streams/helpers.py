@@ -237,6 +237,8 @@ async def check_everything(world: World, history: History, *, fenced: bool = Fal
     assert int(fields["total:customers"]) == len(known)
     for name in TOTALS:
         assert int(fields[f"total:{name}"]) == sum(getattr(v, name) for v in values.values()), name
+    equity = sum(round(100 * (row["clv_365d"] or 0.0)) for row in rows.values())
+    assert int(fields["total:equity"]) == equity
     for role, log in world.flow.logs.items():
         assert int(fields[f"offset:{role}"]) == (log[-1].offset + 1 if log else 0)
     assert (await world.record()).months == months(history)

@@ -31,7 +31,7 @@ from valuetide.streams.records import (
     score_rows,
 )
 from valuetide.streams.settings import load_settings
-from valuetide.streams.shard_model import ShardModel
+from valuetide.streams.shard_model import Past, ShardModel, basis_of
 
 DAY_MS = 86_400_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,8 +51,10 @@ def rows_at(customers: Customers, digits: int = 2) -> list[tuple[Any, ...]]:
     value = value_of(customers)
     settings = load_settings(vocabulary={"minor_digits": digits})
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
-    ahead = ShardModel(settings, {}).expect(value, totals, Knowledge(), NOW)
-    return score_rows(value, ahead, NOW, digits)
+    count = len(customers)
+    past = Past(np.zeros(count, np.int64), np.full(count, np.nan), basis_of(value))
+    ahead = ShardModel(settings, {}).expect(value, past, totals, Knowledge(), NOW)
+    return score_rows(value, ahead, np.full(ahead.clv.size, 50.0), NOW, digits)
 
 
 @given(st.lists(times | st.just(NO_TIME), max_size=5))

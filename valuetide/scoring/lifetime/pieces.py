@@ -102,7 +102,7 @@ def assemble(pieces: Mapping[str, bytes]) -> Learner | None:
         When they do not fit together.
     """
     if HEAD not in pieces:
-        if pieces:
+        if not pieces.keys().isdisjoint(_NAMES):
             raise ValueError("learner: pieces without a head")
         return None
     data = b"".join(pieces.get(name, b"") for name in _NAMES)

@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import FloatArray, IntArray
+from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
 from valuetide.scoring.lifetime import purchases, spend
 from valuetide.scoring.lifetime.conformal import Conformal
 from valuetide.scoring.lifetime.parameters import Parameters
@@ -74,6 +74,11 @@ class Facts:
     seen: purchases.Histories
     spent: FloatArray
     yield_rate: FloatArray
+
+    def __getitem__(self, part: "IntArray | BoolArray") -> "Facts":
+        seen = self.seen
+        part_seen = purchases.Histories(seen.x[part], seen.t_x[part], seen.age[part])
+        return Facts(part_seen, self.spent[part], self.yield_rate[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +258,7 @@ def _intervals(
 
 
 def histories(
-    frequency: IntArray, first_day: IntArray, last_day: IntArray, now_ms: int
+    frequency: IntArray, first_day: IntArray, last_day: IntArray, now_ms: int | IntArray
 ) -> purchases.Histories:
     """Histories in weeks, of days with orders.
 
@@ -264,7 +269,8 @@ def histories(
     first_day, last_day
         UTC days of the first and the last purchase.
     now_ms
-        The moment, ms since 1970. A purchase that lies in its future counts as one of now.
+        The moment, or each customer's, ms since 1970. A purchase that lies in its future counts
+        as one of now.
 
     Notes
     -----

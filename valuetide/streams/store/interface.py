@@ -93,8 +93,10 @@ class StateStore(Protocol):
         """Give the packed state of each customer, ``None`` for one that is not known."""
         ...
 
-    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
-        """Give one piece of the model of each shard, ``None`` for one that has none."""
+    async def read_models(
+        self, partitions: Sequence[int], names: Sequence[str]
+    ) -> list[dict[str, bytes]]:
+        """Give some pieces of the model of each shard, those that there are."""
         ...
 
     async def commit(self, commit: Commit) -> dict[str, float]:

@@ -45,9 +45,12 @@ class MemoryStore:
         states = self._shard(partition).states
         return [states.get(customer) for customer in ids]
 
-    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
-        """Give one piece of the model of each shard, ``None`` for one that has none."""
-        return [self._shard(partition).record.model.get(name) for partition in partitions]
+    async def read_models(
+        self, partitions: Sequence[int], names: Sequence[str]
+    ) -> list[dict[str, bytes]]:
+        """Give some pieces of the model of each shard, those that there are."""
+        models = [self._shard(partition).record.model for partition in partitions]
+        return [{name: model[name] for name in names if name in model} for model in models]
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""

@@ -6,7 +6,9 @@ slot of a Redis Cluster:
     cv:{p}:customer:<id>   hash    the score fields, readable; s = packed state (scoring.packed)
     cv:{p}:commit          hash    sequence, writer, offsets, counters, totals, settings
     cv:{p}:series:month    hash    YYYY-MM -> sums of accepted order events
-    cv:{p}:model           hash    what the shard has learned, in pieces (scoring.lifetime.pieces)
+    cv:{p}:model           hash    what the shard has learned, the grades of what it predicted, and
+                                   the ranks of its customers, in pieces (scoring.lifetime.pieces,
+                                   scoring.lifetime.grading, scoring.lifetime.ranks)
     cv:{p}:top:<field>     zset    the shard's best customers by that field
 
 A score field without a value is an empty string. Redis keeps a small hash in a compact list while
@@ -163,13 +165,19 @@ class RedisStore:
                 states += cast("list[bytes | None]", await self._read_states(keys=keys))
         return states
 
-    async def read_models(self, partitions: Sequence[int], name: str) -> list[bytes | None]:
-        """Give one piece of the model of each shard, ``None`` for one that has none."""
+    async def read_models(
+        self, partitions: Sequence[int], names: Sequence[str]
+    ) -> list[dict[str, bytes]]:
+        """Give some pieces of the model of each shard, those that there are."""
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in partitions:
-                    pipeline.hget(model_key(self._prefix, partition), name)
-                return cast("list[bytes | None]", await pipeline.execute())
+                    pipeline.hmget(model_key(self._prefix, partition), names)
+                rows = await pipeline.execute()
+        return [
+            {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
+            for row in rows
+        ]
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""

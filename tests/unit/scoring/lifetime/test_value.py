@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
+from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.lifetime import purchases
 from valuetide.scoring.lifetime.conformal import Conformal
-from valuetide.scoring.lifetime.moved import moved_by
+from valuetide.scoring.lifetime.moved import PARTS, Moved, moved_by
 from valuetide.scoring.lifetime.parameters import Parameters, Purchases, Spend
 from valuetide.scoring.lifetime.purchases import Histories
 from valuetide.scoring.lifetime.value import (
@@ -85,21 +86,41 @@ def test_strange_horizons_are_refused(horizons: tuple[float, ...]) -> None:
         Terms(horizons)
 
 
+def total(parts: Moved) -> FloatArray:
+    found: FloatArray = np.sum([getattr(parts, name) for name in PARTS], axis=0)
+    return found
+
+
+def test_parts_in_units_sum_exactly_and_are_off_by_little() -> None:
+    before = facts()
+    now = facts(seed=2)
+    old = np.round(100 * clv(CDNOW, before, TERMS)[-1])
+    value = np.round(100 * clv(CDNOW, now, TERMS)[-1])
+    # Money in cents on both sides, so that the parts are in cents, too.
+    cents = [Facts(f.seen, f.spent, 100 * f.yield_rate) for f in (before, now)]
+    parts = moved_by(cents[0], old, cents[1], value, CDNOW, TERMS)
+    whole = parts.in_units(value - old)
+    np.testing.assert_array_equal(whole.sum(axis=0), value - old)
+    np.testing.assert_array_equal(whole, np.round(whole))
+    exact = np.stack([getattr(parts, name) for name in PARTS])
+    assert np.abs(whole - exact).max() <= 3.0
+
+
 def test_parts_sum_to_the_change_and_land_where_they_belong() -> None:
     before = facts()
     seen = before.seen
     other = Parameters(Purchases(0.6, 7.0, 0.8, 1.2), Spend(5.0, 4.0, 20.0))
-    old = clv(other, before, TERMS)
+    old = clv(other, before, TERMS)[-1]
     later = Histories(seen.x + 1, seen.age + 1.0, seen.age + 1.0)
     now = Facts(later, before.spent + 20.0, before.yield_rate * 0.9)
-    value = clv(CDNOW, now, TERMS)
+    value = clv(CDNOW, now, TERMS)[-1]
     parts = moved_by(before, old, now, value, CDNOW, TERMS)
-    np.testing.assert_allclose(parts.total, value - old, rtol=1e-12, atol=1e-10)
+    np.testing.assert_allclose(total(parts), value - old, rtol=1e-12, atol=1e-10)
     assert (parts.orders > 0).all()
     assert (parts.returns < 0).all()
 
     waited = Facts(Histories(seen.x, seen.t_x, seen.age + 1.0), before.spent, before.yield_rate)
-    start, end = clv(CDNOW, before, TERMS), clv(CDNOW, waited, TERMS)
+    start, end = clv(CDNOW, before, TERMS)[-1], clv(CDNOW, waited, TERMS)[-1]
     parts = moved_by(before, start, waited, end, CDNOW, TERMS)
     np.testing.assert_allclose(parts.time, end - start, atol=1e-10)
     np.testing.assert_allclose(parts.orders, 0.0, atol=1e-10)
@@ -108,9 +129,9 @@ def test_parts_sum_to_the_change_and_land_where_they_belong() -> None:
 
 def test_parts_sum_where_nothing_remains_of_the_spend() -> None:
     before = facts()
-    old = clv(CDNOW, before, TERMS)
+    old = clv(CDNOW, before, TERMS)[-1]
     now = Facts(before.seen, before.spent, np.zeros(400))
-    value = clv(CDNOW, now, TERMS)
+    value = clv(CDNOW, now, TERMS)[-1]
     parts = moved_by(before, old, now, value, CDNOW, TERMS)
-    np.testing.assert_allclose(parts.total, -old, atol=1e-10)
+    np.testing.assert_allclose(total(parts), -old, atol=1e-10)
     np.testing.assert_allclose(parts.returns, -old, atol=1e-10)
