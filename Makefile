@@ -43,7 +43,7 @@ CASES ?= 1000000
 fuzz: $(VENV)/dev  ## Hostile input: a million cases (CASES=, SEED=), half of them guided by coverage
 	$(BIN)/python -m tests.fuzz.run --cases $(CASES) $(if $(SEED),--seed $(SEED))
 
-# make chaos                      at least 12 faults, some of every kind, in about two minutes
+# make chaos                      at least 12 faults, some of every kind, in about three minutes
 # make chaos SECONDS=400          all kinds in turn, for so long
 # make chaos KIND=apache SEED=7   on Apache Kafka and redis-server; the same faults as before
 chaos: $(VENV)/dev  ## Faults under load, then every customer is compared with a batch recomputation

@@ -2,6 +2,7 @@
 
 It also sees what goes by, and can kill a client at a chosen moment of its own conversation: before
 a request has left, with half of it sent, or when it was carried out and the answer is on its way.
+Or it stops the client there, and holds the request back for as long as it is told to.
 """
 
 import asyncio
@@ -22,13 +23,13 @@ CHUNK_BYTES = 64 * 1024
 JOIN_GROUP, SYNC_GROUP = 11, 14
 """Kafka's numbers of the requests by which a group's member takes part in a rebalance."""
 
-Moment = Literal["before", "inside", "after"]
+Moment = Literal["before", "inside", "after", "held"]
 T = TypeVar("T")
 
 
 @dataclass(eq=False)
 class Trap:
-    """Kills the client whose request matches.
+    """Kills the client whose request matches, or stops it.
 
     Attributes
     ----------
@@ -36,11 +37,14 @@ class Trap:
         Tells whether bytes on their way to the server begin the request.
     moment
         ``before``: nothing of it reaches the server; ``inside``: half of the bytes do; ``after``:
-        it is carried out, and the server's answer is not passed on.
+        it is carried out, and the server's answer is not passed on; ``held``: the client is
+        stopped, not killed, and its request waits in the proxy until ``released`` is set.
     victims
-        Ids of the processes that may be killed.
+        Ids of the processes that may be killed or stopped.
     sprung_at
         When it was, by ``time.monotonic()``; 0 until then.
+    request, answer
+        What began the request, and the server's answer to one that was held.
     """
 
     matches: Callable[[bytes], bool]
@@ -49,10 +53,25 @@ class Trap:
     sprung_at: float = 0.0
     pid: int = 0
     seen_bytes: int = 0
+    request: bytes = b""
+    answer: bytes = b""
     sprung: threading.Event = field(default_factory=threading.Event)
+    released: threading.Event = field(default_factory=threading.Event)
+    answered: threading.Event = field(default_factory=threading.Event)
 
     def kill(self, pid: int, seen_bytes: int) -> None:
-        os.kill(pid, signal.SIGKILL)
+        self._spring(pid, seen_bytes, signal.SIGKILL)
+
+    def stop(self, pid: int, request: bytes) -> None:
+        self.request = request
+        self._spring(pid, len(request), signal.SIGSTOP)
+
+    def take_answer(self, answer: bytes) -> None:
+        self.answer = answer
+        self.answered.set()
+
+    def _spring(self, pid: int, seen_bytes: int, number: signal.Signals) -> None:
+        os.kill(pid, number)
         self.sprung_at, self.pid, self.seen_bytes = time.monotonic(), pid, seen_bytes
         self.sprung.set()
 
@@ -64,6 +83,8 @@ class _Link:
         self.client, self.server = client, server
         self.client_port: int = client.get_extra_info("peername")[1]
         self.condemned: tuple[Trap, int, int] | None = None
+        self.held: Trap | None = None
+        self.awaited: Trap | None = None
 
     def cut(self) -> None:
         """End both sides by a reset."""
@@ -206,6 +227,11 @@ class Proxy:
                     self.syncs.append(time.monotonic())
                 if upward and self._trap is not None:
                     data = self._snap(link, data)
+                    if link.held is not None:
+                        await self._hold(link, link.held)
+                elif not upward and link.awaited is not None:
+                    link.awaited.take_answer(data)
+                    link.awaited = None
                 elif not upward and link.condemned is not None:
                     trap, pid, seen = link.condemned
                     trap.kill(pid, seen)
@@ -222,6 +248,10 @@ class Proxy:
                 writer.write(data)
                 await writer.drain()
 
+    async def _hold(self, link: _Link, trap: Trap) -> None:
+        await asyncio.to_thread(trap.released.wait)
+        link.held, link.awaited = None, trap
+
     def _snap(self, link: _Link, data: bytes) -> bytes:
         """Give what of the bytes is to be passed on when a trap may have sprung."""
         trap = self._trap
@@ -233,6 +263,10 @@ class Proxy:
         self._trap = None
         if trap.moment == "after":
             link.condemned = (trap, pid, len(data))
+            return data
+        if trap.moment == "held":
+            link.held = trap
+            trap.stop(pid, data)
             return data
         if trap.moment == "inside":
             link.server.write(data[: len(data) // 2])

@@ -31,13 +31,13 @@ CREW = 2
 """Workers in quiet times."""
 
 RETRY_SECONDS = 20.0
-SESSION_SECONDS = 3.0
+SESSION_SECONDS, BRISK_SESSION_SECONDS = 3.0, 2.0
+"""Timeout of a session, and of a rebalance: the embedded broker waits out every one of these in
+full. A short run goes with the briefer one, as the integration tests do."""
+
 REDIS_START_SECONDS = 60.0
 SETTINGS: dict[str, Any] = {
     "partitions": PARTITIONS,
-    "session_timeout_seconds": SESSION_SECONDS,
-    "heartbeat_seconds": 0.6,
-    "rebalance_timeout_seconds": 3.0,
     "retry_seconds": RETRY_SECONDS,
     "fetch_max_wait_ms": 50,
     "log_level": "info",
@@ -84,9 +84,14 @@ class Stage:
         Of the load, and of all chances.
     events_per_second
         Of the load.
+    brisk
+        Whether sessions and rebalances are to be shorter.
     """
 
-    def __init__(self, kind: str, seed: int, events_per_second: float) -> None:
+    def __init__(
+        self, kind: str, seed: int, events_per_second: float, *, brisk: bool = False
+    ) -> None:
+        self.session_seconds = BRISK_SESSION_SECONDS if brisk else SESSION_SECONDS
         self.kind, self.seed, self.rate = kind, seed, events_per_second
         self.chance = random.Random(f"{seed}/faults")
         self._stack = ExitStack()
@@ -119,6 +124,9 @@ class Stage:
             f"127.0.0.1:{self.broker_proxy.port}",
             f"redis://127.0.0.1:{self.redis_proxy.port}/0",
             f"chaos{self.seed}",
+            session_timeout_seconds=self.session_seconds,
+            heartbeat_seconds=self.session_seconds / 5,
+            rebalance_timeout_seconds=self.session_seconds,
             **SETTINGS,
         )
         prepare(self.settings)

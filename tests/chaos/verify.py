@@ -4,13 +4,14 @@ import re
 import time
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.structs import ConsumerRecord
 from pydantic_core import from_json
 
 from tests.chaos.load import bad_ids, cohort_events
 from tests.chaos.stage import Stage
 from tests.support.pipeline import Facts, check_state, run
 from valuetide.schemas.score import Score
+from valuetide.streams.deadletters import read_records
 
 TIMELESS = (
     "version",
@@ -28,7 +29,6 @@ TIMELESS = (
 """Fields that a score of the same events has in common with any other, whenever it was made."""
 
 CALM_SECONDS = 1.5
-SILENCE_MS = 10_000
 BAD_ID = re.compile(rb"bad-\d+-\d+\.")
 
 
@@ -115,36 +115,10 @@ def check_dead_letters(stage: Stage, bad: list[str]) -> int:
     return len(by_source)
 
 
-def read_to_the_end(stage: Stage, topic: str) -> list[Any]:
-    """Read a whole topic, however slow the broker is; fail where that cannot be done.
+def read_to_the_end(stage: Stage, topic: str) -> list[ConsumerRecord[bytes, bytes]]:
+    """Read a whole topic, however slow the broker is; fail where that cannot be done."""
 
-    Apache Kafka says where the end is. The embedded broker does not, so that silence has to do.
-    """
-    return run(_read_to_the_end(stage, topic))
+    async def read() -> list[ConsumerRecord[bytes, bytes]]:
+        return [record async for record in read_records(stage.settings, topic)]
 
-
-async def _read_to_the_end(stage: Stage, topic: str) -> list[Any]:
-    consumer: AIOKafkaConsumer = AIOKafkaConsumer(
-        bootstrap_servers=stage.settings.broker,
-        enable_auto_commit=False,
-        auto_offset_reset="earliest",
-        fetch_max_wait_ms=50,
-    )
-    await consumer.start()
-    try:
-        places = [TopicPartition(topic, number) for number in range(stage.settings.partitions)]
-        consumer.assign(places)
-        await consumer.seek_to_beginning(*places)
-        ends = await consumer.end_offsets(places) if stage.kind == "apache" else {}
-        records: list[Any] = []
-        while True:
-            batches = await consumer.getmany(timeout_ms=SILENCE_MS, max_records=10_000)
-            for batch in batches.values():
-                records += batch
-            if ends and all([await consumer.position(at) >= end for at, end in ends.items()]):
-                return records
-            if not batches:
-                assert not ends, f"{topic}: nothing came for {SILENCE_MS} ms, before its end"
-                return records
-    finally:
-        await consumer.stop()
+    return run(read())

@@ -2,17 +2,34 @@
 
 import hashlib
 import importlib.resources
+import os
+import re
+import signal
 import time
 from collections.abc import Callable
 
 from tests.chaos.crew import Worker
 from tests.chaos.fault import Fault, Injected, NotInjectedError
 from tests.chaos.proxy import JOIN_GROUP, SYNC_GROUP, Moment, Trap, is_request
-from tests.chaos.stage import CREW, SESSION_SECONDS, Stage
+from tests.chaos.stage import CREW, Stage
+
+ADDED, REMOVED = "added, one or two at once", "removed, all but two at once"
+FENCING = "stopped in a commit, fenced, continued"
+"""A run in whose plan this is must have seen a commit refused."""
 
 TRAP_SECONDS = 20.0
-LEFT_ALONE_SECONDS = 7.5
-"""A killed worker that the others are to replace is started again after this."""
+TAKE_OVER_SECONDS = 25.0
+"""Session timeout, rebalance and the first commit of whoever takes over, with room to spare."""
+
+ON_ITS_WAY_SECONDS = 0.3
+"""What the watch sees within this may be a commit from before the worker was stopped."""
+
+COMMIT_SHARD = re.compile(rb"\{(\d+)\}:commit\r")
+REFUSED = b"*4\r\n:0\r\n"
+"""How Redis's answer to a commit that is refused begins: the script's first value is 0."""
+
+REPLACED_SECONDS = 1.5
+"""A killed worker that the others are to replace is started again so long after they could have."""
 
 
 def _script_name() -> bytes:
@@ -34,7 +51,7 @@ def _victim(stage: Stage) -> Worker:
 
 
 def _restart_after(stage: Stage) -> float:
-    return stage.chance.choice((0.0, LEFT_ALONE_SECONDS))
+    return stage.chance.choice((0.0, 2 * stage.session_seconds + REPLACED_SECONDS))
 
 
 def kill_worker(stage: Stage) -> Injected:
@@ -119,7 +136,7 @@ def kill_at_start(stage: Stage) -> Injected:
 
 def freeze_worker(stage: Stage) -> Injected:
     victim = _victim(stage)
-    seconds = SESSION_SECONDS + stage.chance.uniform(1.5, 4.0)
+    seconds = stage.session_seconds + stage.chance.uniform(1.5, 4.0)
     at = time.monotonic()
     with stage.frozen(victim):
         time.sleep(seconds)
@@ -129,6 +146,52 @@ def freeze_worker(stage: Stage) -> Injected:
         raise NotInjectedError(f"its state was {state}")
     taken = "its shards were taken over" if others else "nobody had taken over its shards"
     return Injected(at, at, f"pid {victim.pid} stopped for {seconds:.1f} s; {taken}")
+
+
+def fence_worker(stage: Stage) -> Injected:
+    """Stopped with a commit on its way, which reaches Redis when another has the shard."""
+    workers = {worker.pid: worker for worker in stage.crew.running()}
+    if len(workers) < CREW:
+        raise NotInjectedError("there is nobody to take over")
+    trap = Trap(lambda data: COMMIT in data[:400], "held", frozenset(workers))
+    try:
+        if not stage.redis_proxy.set_trap(trap, TRAP_SECONDS):
+            raise NotInjectedError("no commit went by")
+        shard = COMMIT_SHARD.search(trap.request)
+        assert shard is not None, trap.request[:400]
+        partition = int(shard.group(1))
+        taken_over = _wait_for_others(stage, partition, trap.sprung_at)
+        state = workers[trap.pid].process_state()
+        trap.released.set()
+        answered = trap.answered.wait(TRAP_SECONDS)
+    finally:
+        trap.released.set()
+        if trap.pid:
+            os.kill(trap.pid, signal.SIGCONT)
+    over = time.monotonic()
+    if state != "T" or not taken_over:
+        raise NotInjectedError(f"its state was {state}, shard taken over: {taken_over}")
+    if not answered or not trap.answer.startswith(REFUSED):
+        raise AssertionError(
+            f"a stopped worker's commit to partition {partition}, which another has taken over, "
+            f"was not refused; Redis said {trap.answer[:100]!r}"
+        )
+    seconds = over - trap.sprung_at
+    what = f"pid {trap.pid} stopped for {seconds:.1f} s, its commit to partition {partition} held"
+    return Injected(trap.sprung_at, over, f"{what} until another had made one, then refused")
+
+
+def _wait_for_others(stage: Stage, partition: int, stopped_at: float) -> bool:
+    """Wait until a shard whose owner is stopped goes on; whether it does."""
+    base: int | None = None
+    while time.monotonic() < stopped_at + TAKE_OVER_SECONDS:
+        look = stage.watch.last()
+        if look is not None and look.at > stopped_at + ON_ITS_WAY_SECONDS:
+            base = look.sequence[partition] if base is None else base
+            if look.sequence[partition] > base:
+                return True
+        time.sleep(0.05)
+    return False
 
 
 def slow_worker(stage: Stage) -> Injected:
@@ -182,7 +245,8 @@ WORKER_FAULTS = (
     Fault("killed in a rebalance", "worker", kill_in_rebalance),
     Fault("killed while it starts", "worker", kill_at_start),
     Fault("stopped beyond its session, continued", "worker", freeze_worker),
+    Fault(FENCING, "worker", fence_worker),
     Fault("slow: a fifth of the time", "worker", slow_worker),
-    Fault("added, one or two at once", "worker", add_workers),
-    Fault("removed, all but two at once", "worker", remove_workers),
+    Fault(ADDED, "worker", add_workers),
+    Fault(REMOVED, "worker", remove_workers),
 )

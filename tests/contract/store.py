@@ -187,6 +187,26 @@ class StateStoreContract(ABC):
 
         self.run(scenario)
 
+    def test_customers_of_the_shards_asked_for_are_found(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            many = {f"c{n}": b"x" for n in range(2_500)}
+            await store.commit(make_commit(1, customers=many))
+            await store.commit(make_commit(1, partition=1, customers={"bob": b"b"}))
+            strange = {"a}:customer:{b": b"s", "*": b"t", "Zoë": b"u"}
+            await store.commit(make_commit(1, partition=2, customers=strange))
+
+            async def found(partitions: list[int]) -> dict[int, set[str]]:
+                seen: dict[int, set[str]] = {}
+                async for partition, ids in store.scan_customers(partitions):
+                    seen.setdefault(partition, set()).update(ids)
+                return seen
+
+            assert await found([0, 2]) == {0: set(many), 2: set(strange)}
+            assert await found([1]) == {1: {"bob"}}
+            assert await found([3]) == {}
+
+        self.run(scenario)
+
     def test_numbers_keep_their_value(self) -> None:
         """Large whole numbers stay whole, so that a reader's int() takes them."""
         numbers = [0.1, 1e-300, -1e300, 2.5, 1e21, 123456789.01, 1 / 3, 5e-324]

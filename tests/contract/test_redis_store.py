@@ -253,7 +253,13 @@ def test_any_sequence_of_commits_reads_the_same_as_in_memory(
 
 # -- a server that does not serve -----------------------------------------------------------------
 
+
+async def scan(store: StateStore) -> list[object]:
+    return [page async for page in store.scan_customers([0])]
+
+
 CALLS: dict[str, Callable[[StateStore], Awaitable[object]]] = {
+    "scan_customers": scan,
     "read_shard": lambda store: store.read_shard(0),
     "read_states": lambda store: store.read_states(0, ["ann"]),
     "read_models": lambda store: store.read_models([0], ["head"]),

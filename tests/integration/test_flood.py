@@ -28,7 +28,7 @@ def test_a_flood_pauses_its_shard_and_no_other_until_the_restart(pipeline: Pipel
     rubbish = Raw("orders", flooded, b"ann", b"not json")
     careful = pipeline.with_settings(dead_letter_run=100, max_batch_events=50)
     with careful.worker() as worker:
-        pipeline.produce([rubbish] * 300)  # now: a worker that is paused is never ready
+        pipeline.produce([rubbish] * 300)
         wait_until(lambda: paused(worker), "the shard pauses")
         why = json.loads(worker.get("/readyz")[1])["why"]
         assert why.startswith(f"partition {flooded}: 1")
@@ -45,3 +45,27 @@ def test_a_flood_pauses_its_shard_and_no_other_until_the_restart(pipeline: Pipel
         assert worker.get("/readyz")[0] == 200
     check_state(pipeline, good)
     assert pipeline.count("dead_letter") == len(pipeline.dead_letters()) == 300
+
+
+def test_a_flood_that_waits_for_the_worker_pauses_it_and_the_pause_ends(
+    pipeline: Pipeline,
+) -> None:
+    """A worker that is paused before it was ever ready says so, and is ready after the pause."""
+    flooded = pipeline.home("ann")
+    pipeline.produce([Raw("orders", flooded, b"ann", b"not json")] * 120)
+    careful = pipeline.with_settings(
+        dead_letter_run=100, max_batch_events=50, dead_letter_pause_seconds=3.0
+    )
+    with careful.worker() as worker:
+        wait_until(lambda: paused(worker), "the shard pauses")
+        state = json.loads(worker.get("/readyz")[1])
+        assert state["paused"] == [flooded]
+        assert state["partitions"] == list(range(pipeline.settings.partitions))
+        assert state["why"].startswith(f"partition {flooded}: 1")
+        wait_until(lambda: worker.get("/readyz")[0] == 200, "the pause is lifted")
+        assert json.loads(worker.get("/readyz")[1]) == {
+            "ready": True,
+            "partitions": list(range(pipeline.settings.partitions)),
+        }
+        pipeline.finish(worker)
+    assert pipeline.count("dead_letter") == 120

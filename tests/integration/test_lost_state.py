@@ -44,6 +44,7 @@ def test_a_worker_that_finds_no_state_where_its_group_has_been_stops(
     last = result.stderr.splitlines()[-1]
     assert "Redis has no state, but the consumer group's offset in" in last
     assert "VALUETIDE_LOST_POSITIONS=earliest" in last
+    assert "worker ready" not in result.stderr
     assert not pipeline.overview().positions
 
     with pipeline.worker(lost_positions="earliest") as worker:

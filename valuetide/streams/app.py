@@ -79,6 +79,7 @@ class App(faust.App):
         self.metrics = Metrics()
         self.fault: BaseException | None = None
         self.assigned = asyncio.Event()
+        """Set when the first assignment's shards are open and their state was found to be there."""
         self._fault_happened = asyncio.Event()
         self._clock = clock or Clock(settings.clock, settings.live_within_seconds)
         self._shard_producer: AIOKafkaProducer | None = None
@@ -145,7 +146,6 @@ class App(faust.App):
             self._clock,
             _Flow(self),
             self.on_fault,
-            self.assigned,
         )
         await super().on_start()
 

@@ -18,9 +18,11 @@ from valuetide.streams.partitioner import partition_of
 from valuetide.streams.publish import Outgoing, send_message
 from valuetide.streams.settings import Settings
 
-IDLE_MS = 700
-"""A topic that gives nothing for so long is read to its end. Its end offset is not asked for,
-since the embedded broker reports the beginning of its last batch."""
+ROUND_MS = 100
+"""A waiting look at the broker; what comes meanwhile is given at once."""
+
+PATIENCE_SECONDS = 15.0
+"""A broker that gives nothing for so long, before the end, is away. Its client would wait on."""
 
 RESUBMITTED_HEADER = "valuetide-resubmitted"
 
@@ -56,12 +58,21 @@ async def read_records(
 ) -> AsyncIterator[ConsumerRecord[bytes, bytes]]:
     """Give the records of a topic from the beginning to the end, partition by partition as read.
 
+    The end is what the broker says with its first answer for each partition; what is written
+    later may be left out.
+
     Raises
     ------
     BrokerAwayError
-        When no broker answers.
+        When no broker answers, or it gives nothing for 15 s before the end.
     DoorShutError
         When TLS or the credentials do not fit.
+
+    Notes
+    -----
+    A fetch is answered with the partition's high watermark, the offset after the last
+    acknowledged record, on Apache Kafka as on the embedded broker. The other way to ask,
+    ListOffsets, gets the beginning of the last batch from the embedded one.
     """
     await knock_at_broker(settings)
     consumer: AIOKafkaConsumer = AIOKafkaConsumer(
@@ -79,22 +90,34 @@ async def read_records(
             f"no Kafka broker answers at {settings.broker}: start one, or set VALUETIDE_BROKER"
         ) from error
     try:
-        partitions = consumer.partitions_for_topic(topic) or set()
+        partitions = consumer.partitions_for_topic(topic)
         if not partitions:
             await consumer._client.force_metadata_update()
-            partitions = set(range(settings.partitions))
+            known = consumer.partitions_for_topic(topic)
+            partitions = known or set(range(settings.partitions))
         places = [TopicPartition(topic, partition) for partition in sorted(partitions)]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
         given = dict.fromkeys(places, 0)
-        while batches := await consumer.getmany(timeout_ms=IDLE_MS, max_records=1_000):
+        ends: dict[TopicPartition, int] = {}
+        silent_ms = 0
+        while not await _finished(consumer, ends, given, limit_per_partition):
+            batches = await consumer.getmany(timeout_ms=ROUND_MS, max_records=1_000)
+            for place in given.keys() - ends.keys():
+                if (end := consumer.highwater(place)) is not None:
+                    ends[place] = end
             for place, records in batches.items():
                 for record in records:
                     if limit_per_partition is None or given[place] < limit_per_partition:
                         given[place] += 1
                         yield record
-            if limit_per_partition is not None and min(given.values()) >= limit_per_partition:
-                return
+            silent_ms = 0 if batches else silent_ms + ROUND_MS
+            if silent_ms > PATIENCE_SECONDS * 1_000:
+                raise BrokerAwayError(
+                    f"Kafka at {settings.broker} gave nothing of {topic} for "
+                    f"{PATIENCE_SECONDS:g} s, before its end: look at the broker, and whether the "
+                    "topic is there with `valuetide doctor`"
+                )
     except TopicAuthorizationFailedError as error:
         raise DoorShutError(
             f"Kafka does not let us read {topic}: give the user in broker_username Read on it, "
@@ -104,6 +127,21 @@ async def read_records(
         raise BrokerAwayError(f"Kafka at {settings.broker}: {error}") from error
     finally:
         await consumer.stop()
+
+
+async def _finished(
+    consumer: AIOKafkaConsumer,
+    ends: dict[TopicPartition, int],
+    given: dict[TopicPartition, int],
+    limit: int | None,
+) -> bool:
+    """Tell whether every partition was read to its end, or as far as it was wanted."""
+    for place, count in given.items():
+        if limit is not None and count >= limit:
+            continue
+        if place not in ends or await consumer.position(place) < ends[place]:
+            return False
+    return True
 
 
 async def read_dead_letters(settings: Settings) -> AsyncIterator[DeadLetter]:

@@ -20,6 +20,7 @@ from valuetide.streams.pool import Pool
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
+from valuetide.streams.sweep import Sweeper
 
 log = structlog.get_logger(__name__)
 
@@ -40,8 +41,6 @@ class Engine:
         The transport, to set positions and to pause.
     on_fault
         Called when the worker cannot go on.
-    opened
-        Set when shards have been opened for the first time.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Engine:
         clock: Clock,
         flow: Flow,
         on_fault: Callable[[BaseException], None],
-        opened: asyncio.Event,
     ) -> None:
         self.settings = settings
         self.metrics = metrics
@@ -81,7 +79,7 @@ class Engine:
         self._lock = asyncio.Lock()
         self._epochs = itertools.count(1)
         self._assigned = asyncio.Event()
-        self.opened = opened
+        self.sweeper = Sweeper(settings, store, self._open)
 
     async def wait_until_assigned(self) -> None:
         """Wait while a rebalance is under way, in which an assignment is not yet the new one."""
@@ -129,7 +127,6 @@ class Engine:
             for result in results:
                 if result is not None:
                     raise result
-            self.opened.set()
             self.metrics.shards.set(len(self._open))
             if opened:
                 log.info("shards opened", partitions=sorted(opened))
@@ -209,9 +206,9 @@ class Engine:
         return self._open
 
     @property
-    def why_paused(self) -> list[str]:
-        """Why shards take no more events, for each one that does not."""
-        return [shard.why_paused for shard in self._open.values() if shard.why_paused]
+    def why_paused(self) -> dict[int, str]:
+        """Why shards take no more events, by partition, for each one that does not."""
+        return {p: shard.why_paused for p, shard in sorted(self._open.items()) if shard.why_paused}
 
     def measure(self) -> None:
         """Bring the gauges up to date."""

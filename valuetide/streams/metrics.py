@@ -168,6 +168,11 @@ class Metrics:
             ["outcome"],
             registry=registry,
         )
+        self.swept_customers = Counter(
+            "valuetide_swept_customers",
+            "Customers scored again because their score was old",
+            registry=registry,
+        )
         self.recoveries = Counter(
             "valuetide_recoveries",
             "Times a shard went back to its last commit",

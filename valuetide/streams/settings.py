@@ -111,6 +111,12 @@ class Settings(BaseSettings):
         Literal["auto", "off"],
         Field(description="auto: what is expected is raised or lowered while that proves better"),
     ] = "auto"
+    refresh_seconds: Annotated[
+        float, Field(ge=0, description="No customer's score is older; 0: it may be")
+    ] = 86_400.0
+    sweep_rate: Annotated[
+        float, Field(gt=0, description="Customers a worker looks at a second, to score again")
+    ] = 2_000.0
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

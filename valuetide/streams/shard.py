@@ -52,6 +52,9 @@ log = structlog.get_logger(__name__)
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
 MONTH_WIDTH = 6
+SWEEP_WAITS_SECONDS = 1.0
+"""Events come first, but not for longer."""
+
 QUEUED_CHUNKS_HIGH = 8
 """Chunks that wait in a shard before the transport stops fetching for it."""
 
@@ -109,9 +112,12 @@ class Services:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A chunk that is folded and scored, and waits to be published and committed."""
+    """Customers who are scored, and wait to be published and committed.
 
-    role: Role
+    By a chunk, or by a sweep, which has no role.
+    """
+
+    role: Role | None
     commit: Commit
     keys: list[bytes]
     messages: list[bytes]
@@ -119,6 +125,16 @@ class _Step:
     counts: dict[str, int]
     rejected: list[str]
     produced_at_ms: NDArray[np.float64]
+
+
+@dataclass(slots=True)
+class _Sweep:
+    """Customers whose old scores are to be made again; how many were, ``None`` if interrupted."""
+
+    ids: list[str]
+    asked_at: float
+    made: "asyncio.Future[int | None]"
+    taken: bool = False
 
 
 class Shard:
@@ -161,6 +177,7 @@ class Shard:
         # their commit has failed: they need not be sent again.
         self._delivered: set[tuple[Role, int]] = set()
         self._queue: deque[Chunk] = deque()
+        self._sweep: _Sweep | None = None
         self._wake = asyncio.Event()
         self._paused = False
         self._flood = Flood(partition, services.settings)
@@ -346,19 +363,24 @@ class Shard:
 
     async def _take_one(self) -> None:
         """Work on the next chunk, or wait until there is one or something has failed."""
-        if not self._queue or self._flood.why:
+        sweep = self._sweep if self._sweeps_now() else None
+        if sweep is None and (not self._queue or self._flood.why):
             self._wake.clear()
+            # What is asked for while there are chunks is looked for again with each of them.
             await self._wake.wait()
             return
         # The slot is taken first, so that a chunk that has to wait stays in the queue.
         await self._slots.acquire()
         launched = False
         try:
-            if self._failure is None and self._queue:
+            if self._failure is None and (self._queue or sweep):
                 self._busy = True
-                chunk = self._queue.popleft()
-                self._resume()
-                step = await self._prepare(chunk)
+                if sweep is not None:
+                    step = await self._prepare_sweep(sweep)
+                else:
+                    chunk = self._queue.popleft()
+                    self._resume()
+                    step = await self._prepare(chunk)
                 if step is not None:
                     self._launch(step)
                     launched = True
@@ -367,6 +389,14 @@ class Shard:
         finally:
             if not launched:
                 self._slots.release()
+
+    def _sweeps_now(self) -> bool:
+        """Whether a sweep is asked for and events do not come first."""
+        sweep = self._sweep
+        if sweep is None or sweep.taken:
+            return False
+        waited = time.monotonic() - sweep.asked_at
+        return not self._queue or bool(self._flood.why) or waited > SWEEP_WAITS_SECONDS
 
     async def _recover(self) -> bool:
         """Go back to what the store has; whether that was possible."""
@@ -424,6 +454,7 @@ class Shard:
     async def _abandon(self) -> None:
         """Drop queued chunks and tasks in flight."""
         self._queue.clear()
+        self._end_sweep(None)
         self._resume()
         for task in self._steps:
             task.cancel()
@@ -437,6 +468,88 @@ class Shard:
             self.partition, services.settings, services.writer, record, services.pool
         )
         self.committed = dict(self._memory.positions)
+
+    # -- sweep --------------------------------------------------------------------------------
+
+    @property
+    def sweep_due(self) -> bool:
+        """Whether customers should be looked at again: half a refresh interval has passed.
+
+        Who is scored again then had a score of at least half an interval, so none gets older than
+        a whole one.
+        """
+        half = self._services.settings.refresh_seconds * 500.0
+        return self._working and self._now_ms() - self._memory.swept_at >= half
+
+    def sweep_begins(self) -> int:
+        """Give the moment of the shard, for :meth:`sweep_ended`."""
+        return self._now_ms()
+
+    def sweep_ended(self, moment: int) -> None:
+        """Note that all customers were looked at since a moment; kept with the next commit."""
+        self._memory.swept_at = max(self._memory.swept_at, moment)
+
+    async def sweep(self, ids: list[str]) -> int | None:
+        """Score customers again whose score is old, between events.
+
+        Returns
+        -------
+        int or None
+            How many were scored; ``None`` where the shard is not at work, or has to start again.
+        """
+        if not self._working:
+            return None
+        sweep = _Sweep(ids, time.monotonic(), asyncio.get_running_loop().create_future())
+        self._sweep = sweep
+        self._wake.set()
+        return await sweep.made
+
+    @property
+    def _working(self) -> bool:
+        at_work = self._worker is not None and not self._worker.done()
+        return at_work and self._failure is None
+
+    def _now_ms(self) -> int:
+        return self._services.clock.now_ms(self._memory.max_event_at)
+
+    def _end_sweep(self, made: int | None) -> None:
+        if self._sweep is not None and not self._sweep.made.done():
+            self._sweep.made.set_result(made)
+        self._sweep = None
+
+    async def _prepare_sweep(self, sweep: _Sweep) -> _Step | None:
+        sweep.taken = True
+        metrics, settings = self._services.metrics, self._services.settings
+        memory = self._memory
+        if self.in_memory > self._memory_limit():
+            await self._forget_customers()
+        unknown = memory.unknown(sweep.ids)
+        states = await self._services.store.read_states(self.partition, unknown)
+        known = [one for one, state in zip(unknown, states, strict=True) if state is not None]
+        memory.add_customers(known, [state for state in states if state is not None])
+        gone = set(unknown) - set(known)
+        started = time.perf_counter()
+        now_ms = self._now_ms()
+        older_than = now_ms - int(settings.refresh_seconds * 500.0)
+        scored = memory.score_again(
+            [one for one in sweep.ids if one not in gone], now_ms, older_than
+        )
+        metrics.stage("sweep", started)
+        if scored is None:
+            self._end_sweep(0)
+            return None
+        return _Step(
+            role=None,
+            commit=memory.commit(scored, {}),
+            keys=[customer.encode() for customer in scored.ids],
+            messages=score_messages(
+                scored.ids, scored.fields, score_columns(settings.horizons_days)
+            ),
+            others=[],
+            counts={},
+            rejected=[],
+            produced_at_ms=np.zeros(0),
+        )
 
     # -- one chunk ----------------------------------------------------------------------------
 
@@ -465,7 +578,7 @@ class Shard:
         metrics.stage("fold", started)
 
         started = time.perf_counter()
-        now_ms = self._services.clock.now_ms(memory.max_event_at)
+        now_ms = self._now_ms()
         scored = memory.score(role, decoded, folded, now_ms)
         metrics.stage("score", started)
 
@@ -592,7 +705,7 @@ class Shard:
         if sent_before is not None:
             await sent_before.wait()
         started = time.perf_counter()
-        others = {(step.role, offset): message for offset, message in step.others}
+        others = {(step.role, offset): message for offset, message in step.others if step.role}
         due = [message for source, message in others.items() if source not in self._delivered]
         delivery = await self._services.sender.send(
             topic, self.partition, step.keys, step.messages, due
@@ -623,8 +736,12 @@ class Shard:
     def _measure(self, step: _Step) -> None:
         """Count what is committed now; what is done again after a failure counts once."""
         metrics = self._services.metrics
-        topic = getattr(self._services.settings.topics, step.role)
         metrics.commits.labels("committed").inc()
+        if step.role is None:
+            metrics.swept_customers.inc(len(step.keys))
+            self._end_sweep(len(step.keys))
+            return
+        topic = getattr(self._services.settings.topics, step.role)
         for outcome, count in step.counts.items():
             metrics.events.labels(topic, outcome).inc(count)
         for field in step.rejected:

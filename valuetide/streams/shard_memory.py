@@ -112,6 +112,7 @@ class ShardMemory:
         fields = record.fields
         self.positions = {role: int(fields.get(f"offset:{role}", 0)) for role in INPUTS}
         self.max_event_at = int(fields.get("max_event_at", 0))
+        self.swept_at = int(fields.get("swept_at", 0))
         self.counters = {
             name: int(fields.get(name, 0))
             for name in (
@@ -190,6 +191,32 @@ class ShardMemory:
             self._learn(decoded, folded, ids, value, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
 
+    def score_again(self, ids: Sequence[str], now_ms: int, older_than_ms: int) -> Scored | None:
+        """Score those customers, all with a row, who may order again and whose score is old.
+
+        Parameters
+        ----------
+        ids
+            Who.
+        now_ms
+            The moment to score for.
+        older_than_ms
+            Scores for this moment or an earlier one are old.
+
+        Returns
+        -------
+        Scored or None
+            ``None`` when no score is old.
+        """
+        index, records = self._customers.index, self._customers.records
+        rows = np.array([index[one] for one in dict.fromkeys(ids)], np.intp)
+        old = ~np.isnan(records["clv"][rows]) & (records["scored_at"][rows] <= older_than_ms)
+        rows = rows[old]
+        if not rows.size:
+            return None
+        named = [self._customers.ids[row] for row in rows.tolist()]
+        return self._scored_as(named, rows, self._value(rows, now_ms), now_ms)
+
     def _scored_as(
         self, ids: list[str], rows: NDArray[np.intp], value: CurrentValue, now_ms: int
     ) -> Scored:
@@ -237,6 +264,7 @@ class ShardMemory:
             fields={
                 **{f"offset:{name}": offset for name, offset in self.positions.items()},
                 "max_event_at": self.max_event_at,
+                "swept_at": self.swept_at,
                 "settings": self._mark,
                 **self.counters,
             },

@@ -238,6 +238,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             try:
                 positions = await self._engine.open_shards(self.assignment())
                 await self._check_group(positions)
+                app.assigned.set()
                 return positions
             except TransientError as error:
                 log.warning("shards cannot be opened yet", why=str(error))

@@ -54,7 +54,7 @@ class Worker:
         Parameters
         ----------
         on_ready
-            Called once when the first partitions are assigned.
+            Called once when the first partitions are assigned and their state is there.
 
         Raises
         ------
@@ -93,6 +93,7 @@ class Worker:
         others = [
             asyncio.create_task(self._announce(app, on_ready)),
             asyncio.create_task(self._watch_broker(app)),
+            asyncio.create_task(self._sweep(app)),
         ]
         try:
             await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -107,6 +108,14 @@ class Worker:
             await asyncio.gather(start, *ends, *others, return_exceptions=True)
             with contextlib.suppress(asyncio.CancelledError):
                 await app.stop()
+
+    async def _sweep(self, app: App) -> None:
+        """Keep scores from getting old."""
+        await app.assigned.wait()
+        try:
+            await app.engine.sweeper.run()
+        except Exception as error:
+            app.on_fault(error)
 
     async def _watch_broker(self, app: App) -> None:
         """Stop the worker when no broker has been there for ``retry_seconds``."""
@@ -150,7 +159,11 @@ class Worker:
         )
 
     def readiness(self) -> dict[str, object]:
-        """Give ``ready`` and, where it is false, ``why``."""
+        """Give ``ready`` and, where it is false, ``why``.
+
+        A worker that has its partitions names them in ``partitions``, and in ``paused`` those
+        that take no more events: while there is one it is not ready, though it works on the rest.
+        """
         app = self._app
         why = ""
         if self._stopping:
@@ -165,14 +178,15 @@ class Worker:
             why = "rebalancing"
         elif not self._connected:
             why = "no connection to a broker"
-        elif paused := app.engine.why_paused:
-            why = "; ".join(paused[:PAUSED_SHOWN])
+        if why:
+            return {"ready": False, "why": why}
+        state: dict[str, object] = {"ready": True, "partitions": sorted(self._engine_shards())}
+        if app is not None and (paused := app.engine.why_paused):
+            why = "; ".join(list(paused.values())[:PAUSED_SHOWN])
             if len(paused) > PAUSED_SHOWN:
                 why += f"; and {len(paused) - PAUSED_SHOWN} more partitions"
-        state: dict[str, object] = {"ready": not why}
-        if why:
-            return state | {"why": why}
-        return state | {"partitions": sorted(self._engine_shards())}
+            state |= {"ready": False, "paused": list(paused), "why": why}
+        return state
 
     def registry(self) -> CollectorRegistry:
         """Give the metrics, up to date."""

@@ -3,9 +3,17 @@
 from valuetide.streams.store.interface import (
     Commit,
     CommitRefusedError,
+    Page,
     ShardRecord,
     StateStore,
     StoreUnavailableError,
 )
 
-__all__ = ["Commit", "CommitRefusedError", "ShardRecord", "StateStore", "StoreUnavailableError"]
+__all__ = [
+    "Commit",
+    "CommitRefusedError",
+    "Page",
+    "ShardRecord",
+    "StateStore",
+    "StoreUnavailableError",
+]

@@ -1,10 +1,13 @@
 """What a state store promises: a shard's state changes in one step, and only by its owner."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from valuetide.schemas.errors import TransientError
+
+Page = tuple[int, list[str]]
+"""A partition and some of its customers."""
 
 type_of_value = str | int | float | None
 """A score field as it is stored; ``None`` is no value."""
@@ -91,6 +94,10 @@ class StateStore(Protocol):
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
         """Give the packed state of each customer, ``None`` for one that is not known."""
+        ...
+
+    def scan_customers(self, partitions: Sequence[int]) -> AsyncIterator[Page]:
+        """Give the customers of some shards, some at a time, some perhaps more than once."""
         ...
 
     async def read_models(

@@ -1,14 +1,17 @@
 """The state store in memory: for tests, and as the model that the one in Redis is checked by."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from valuetide.streams.store.interface import (
     Commit,
     CommitRefusedError,
+    Page,
     ShardRecord,
     type_of_value,
 )
+
+PAGE_CUSTOMERS = 1_000
 
 
 @dataclass(slots=True)
@@ -44,6 +47,13 @@ class MemoryStore:
         """Give the packed state of each customer, ``None`` for one that is not known."""
         states = self._shard(partition).states
         return [states.get(customer) for customer in ids]
+
+    async def scan_customers(self, partitions: Sequence[int]) -> AsyncIterator[Page]:
+        """Give the customers of some shards, some at a time."""
+        for partition in partitions:
+            ids = list(self._shard(partition).states)
+            for start in range(0, len(ids), PAGE_CUSTOMERS):
+                yield partition, ids[start : start + PAGE_CUSTOMERS]
 
     async def read_models(
         self, partitions: Sequence[int], names: Sequence[str]

@@ -17,7 +17,7 @@ state): set it to 1024, which saves more than half of the memory.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
@@ -29,6 +29,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.streams.store.interface import (
     Commit,
     CommitRefusedError,
+    Page,
     ShardRecord,
     StoreUnavailableError,
 )
@@ -43,6 +44,7 @@ local states = {}
 for i = 1, #KEYS do states[i] = redis.call('HGET', KEYS[i], 's') end
 return states
 """
+SCAN_COUNT = 1_000
 MAX_KEYS_PER_READ = 5_000
 """A read of that many takes the server about 3 ms; it answers nobody else meanwhile."""
 
@@ -164,6 +166,25 @@ class RedisStore:
             with mapped_errors():
                 states += cast("list[bytes | None]", await self._read_states(keys=keys))
         return states
+
+    async def scan_customers(self, partitions: Sequence[int]) -> AsyncIterator[Page]:
+        """Give the customers of some shards, some at a time, some perhaps more than once."""
+        pattern = f"{self._prefix}:{{*}}:customer:*"
+        cursor = 0
+        while True:
+            with mapped_errors():
+                cursor, keys = await self._client.scan(cursor, match=pattern, count=SCAN_COUNT)
+            pages: dict[int, list[str]] = {partition: [] for partition in partitions}
+            for key in keys:
+                name = cast("bytes", key).decode()[len(self._prefix) + 2 :]
+                shard, _, customer = name.partition("}:customer:")
+                if int(shard) in pages:
+                    pages[int(shard)].append(customer)
+            for page in pages.items():
+                if page[1]:
+                    yield page
+            if not cursor:
+                return
 
     async def read_models(
         self, partitions: Sequence[int], names: Sequence[str]

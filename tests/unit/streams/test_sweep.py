@@ -1,0 +1,207 @@
+"""Customers of whom nothing is heard are scored again in time, without harm to anything else."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.fakes import World, customers_of, run_quickly, shard_settings
+from tests.unit.streams.helpers import DAY_SECONDS, as_ms, order, stored_rows, visit
+from tests.unit.streams.test_shard_model import check_ranks
+from valuetide.streams.store import Commit, StoreUnavailableError
+from valuetide.streams.sweep import Sweeper
+
+NEVER_PAUSING = 1e9
+
+
+def shop(**settings: Any) -> World:
+    """Give ten buyers and a prospect; the wall clock is the shard's."""
+    world = World(settings=shard_settings(clock="wall", sweep_rate=NEVER_PAUSING, **settings))
+    *buyers, prospect = customers_of(0, 4, 11)
+    for number, buyer in enumerate(buyers):
+        world.flow.add("orders", order(buyer, number, amount=50.0))
+    world.flow.add("interactions", visit(prospect, 99))
+    return world
+
+
+def sweeper(world: World) -> Sweeper:
+    return Sweeper(world.settings, world.store, {0: world.shard})
+
+
+async def opened(world: World) -> dict[str, dict[str, Any]]:
+    await world.shard.open()
+    await world.drain()
+    return stored_rows(world)
+
+
+def test_silence_lowers_scores_that_a_sweep_makes_again() -> None:
+    async def scenario() -> None:
+        world = shop()
+        before = await opened(world)
+        sent = len(world.sender.scores)
+        world.wall.seconds += 100 * DAY_SECONDS
+        assert world.shard.sweep_due
+        assert await sweeper(world).walk([0]) == 10
+        after = stored_rows(world)
+        assert after.keys() == before.keys()
+        for customer, old in before.items():
+            new = after[customer]
+            assert new["version"] == old["version"]
+            if old["clv_365d"] is None:
+                assert new == old
+                continue
+            assert new["as_of"] > old["as_of"]
+            assert new["p_alive"] < old["p_alive"]
+            assert new["clv_365d"] < old["clv_365d"]
+            assert new["recency_days"] == pytest.approx(100, abs=0.01)
+            assert new["moved_by_orders"] == 0.0
+            assert new["moved_by_time"] < 0.0
+        check_ranks(dict((await world.record()).model), after)
+        again = world.sender.scores[sent:]
+        assert {one["customer_id"]: one for one in again} == {
+            customer: {"customer_id": customer} | row
+            for customer, row in after.items()
+            if row["clv_365d"] is not None
+        }
+        assert world.metrics.registry.get_sample_value("valuetide_swept_customers_total") == 10
+
+    run_quickly(scenario())
+
+
+def test_no_score_gets_older_than_the_interval() -> None:
+    async def scenario() -> None:
+        world = shop(refresh_seconds=DAY_SECONDS)
+        rows = await opened(world)
+        buyers = [one for one, row in rows.items() if row["clv_365d"] is not None]
+        walks = 0
+        for hour in range(100):
+            world.wall.seconds += 3_600
+            if hour % 7 == 0:
+                world.flow.add("orders", order(buyers[hour % 3], 1_000 + hour))
+                await world.drain()
+            if world.shard.sweep_due:
+                walks += 1
+                await sweeper(world).walk([0])
+            now = world.wall.seconds * 1_000
+            ages = [now - (as_ms(stored_rows(world)[one]["as_of"]) or 0) for one in buyers]
+            assert max(ages) <= DAY_SECONDS * 1_000
+        assert walks == 1 + 99 // 12  # one at once, then one every half interval
+
+    run_quickly(scenario())
+
+
+def test_a_fresh_score_stays_and_a_walk_just_made_is_not_due() -> None:
+    async def scenario() -> None:
+        world = shop()
+        rows = await opened(world)
+        assert await sweeper(world).walk([0]) == 0
+        assert not world.shard.sweep_due
+        assert stored_rows(world) == rows
+
+    run_quickly(scenario())
+
+
+def test_customers_out_of_memory_are_swept_and_those_who_vanished_are_not_made_anew() -> None:
+    async def scenario() -> None:
+        world = shop()
+        rows = await opened(world)
+        assert await world.shard.close(1.0)
+        world.shard = world.make_shard()
+        world.memory_limit = 3
+        await world.shard.open()
+        world.wall.seconds += 10 * DAY_SECONDS
+        gone = next(one for one, row in rows.items() if row["clv_365d"] is not None)
+        del world.store.shards[0].states[gone]
+        assert await world.shard.sweep(list(rows)) == 9
+        assert stored_rows(world)[gone] == rows[gone]
+        assert int((await world.record()).fields["total:customers"]) == 11
+
+    run_quickly(scenario())
+
+
+def test_events_go_on_while_a_sweep_waits_and_both_count() -> None:
+    async def scenario() -> None:
+        world = shop()
+        rows = await opened(world)
+        world.wall.seconds += 10 * DAY_SECONDS
+        buyers = [one for one, row in rows.items() if row["clv_365d"] is not None]
+        for number in range(200, 240):
+            world.flow.add("orders", order(buyers[number % 10], number, amount=50.0))
+        swept = asyncio.create_task(world.shard.sweep(buyers))
+        await world.drain(most=5)
+        await swept
+        after = stored_rows(world)
+        assert sum(row["orders"] for row in after.values()) == 50
+        check_ranks(dict((await world.record()).model), after)
+
+    run_quickly(scenario())
+
+
+def test_an_interrupted_sweep_says_so_and_is_due_again() -> None:
+    async def scenario() -> None:
+        world = shop()
+        await opened(world)
+        world.wall.seconds += 10 * DAY_SECONDS
+
+        async def fail(commit: Commit) -> None:
+            world.store.before_commit = None
+            raise StoreUnavailableError("away")
+
+        world.store.before_commit = fail
+        assert await sweeper(world).walk([0]) == 0
+        await asyncio.sleep(1.0)
+        assert world.shard.sweep_due
+        assert await sweeper(world).walk([0]) == 10
+        assert not world.shard.sweep_due
+
+    run_quickly(scenario())
+
+
+def test_a_closed_shard_is_not_swept() -> None:
+    async def scenario() -> None:
+        world = shop()
+        await opened(world)
+        await world.shard.close(1.0)
+        world.wall.seconds += 10 * DAY_SECONDS
+        assert not world.shard.sweep_due
+        assert await world.shard.sweep(["ann"]) is None
+
+    run_quickly(scenario())
+
+
+def test_the_moment_of_the_last_walk_outlives_the_worker() -> None:
+    async def scenario() -> None:
+        world = shop()
+        await opened(world)
+        world.wall.seconds += 10 * DAY_SECONDS
+        await sweeper(world).walk([0])
+        world.flow.add("interactions", visit(customers_of(0, 4, 1)[0], 500))
+        await world.drain()
+        await world.shard.close(1.0)
+        world.shard = world.make_shard("another")
+        await world.shard.open()
+        assert not world.shard.sweep_due
+        world.wall.seconds += DAY_SECONDS
+        assert world.shard.sweep_due
+
+    run_quickly(scenario())
+
+
+def test_a_walk_is_no_faster_than_its_rate() -> None:
+    async def scenario() -> float:
+        world = shop()
+        world.settings = world.settings.model_copy(update={"sweep_rate": 10.0})
+        await opened(world)
+        started = asyncio.get_running_loop().time()
+        await Sweeper(world.settings, world.store, {0: world.shard}).walk([0])
+        return asyncio.get_running_loop().time() - started
+
+    assert run_quickly(scenario()) >= 1.0
+
+
+def test_it_can_be_turned_off() -> None:
+    async def scenario() -> None:
+        world = shop(refresh_seconds=0.0)
+        await asyncio.wait_for(sweeper(world).run(), 0.1)
+
+    run_quickly(scenario())
