@@ -60,6 +60,23 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
+class Outlook:
+    """Sums over all customers, base currency, by horizon.
+
+    Attributes
+    ----------
+    equity
+        Of clv: margin, discounted.
+    revenue
+        Expected from the customers there are, before returns and costs, not discounted; with the
+        ratio corrector whether it is proven or not, unless the settings turn it off.
+    """
+
+    equity: dict[str, float]
+    revenue: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """What all shards have learned.
 
@@ -235,12 +252,30 @@ class Reader:
 
     async def equity(self, now_ms: int | None = None) -> dict[str, float]:
         """Give the sum of all customers' clv by horizon; see :meth:`evaluate`."""
-        names = [f"clv_{days}d" for days in self._settings.horizons_days]
-        sums: dict[str, list[float]] = {name: [] for name in names}
-        async for score in self.evaluate(now_ms):
-            for name in names:
-                sums[name].append(cast("dict[str, float | None]", score)[name] or 0.0)
-        return {name: math.fsum(values) for name, values in sums.items()}
+        return (await self.outlook(now_ms)).equity
+
+    async def outlook(self, now_ms: int | None = None) -> Outlook:
+        """Give what all customers together are worth, and will spend; see :meth:`evaluate`."""
+        days = self._settings.horizons_days
+        clv: dict[int, list[float]] = {horizon: [] for horizon in days}
+        spend: dict[int, list[float]] = {horizon: [] for horizon in days}
+        async for one in self.evaluate(now_ms):
+            score = cast("dict[str, float | None]", one)
+            worth = score["expected_order_value"] or 0.0
+            for horizon in days:
+                clv[horizon].append(score[f"clv_{horizon}d"] or 0.0)
+                spend[horizon].append((score[f"expected_orders_{horizon}d"] or 0.0) * worth)
+        learned = await self.learned()
+        # Of the sum over all customers the corrector is a good guess before it is proven, too.
+        in_scores = learned.knowledge.factor if learned.corrected else 1.0
+        factor = learned.knowledge.learned_factor / in_scores if learned.corrected else 1.0
+        return Outlook(
+            {f"clv_{horizon}d": math.fsum(values) for horizon, values in clv.items()},
+            {
+                f"revenue_{horizon}d": factor * math.fsum(values)
+                for horizon, values in spend.items()
+            },
+        )
 
     async def evaluate(self, now_ms: int | None = None) -> AsyncIterator[Score]:
         """Give the score that every customer has at a moment, computed from the stored states.
