@@ -75,6 +75,7 @@ def _fold(customers: Customers, source: Source, what: int) -> None:
     event = _column(source, n, EDGES if few else ()).astype(np.uint64)
     at = _column(source, n, EDGES)
     cost = _money(source, n)
+    signal = event.astype(np.uint8)
     before = customers.records["version"].astype(np.int64).sum()
     if what == 0:
         order = _column(source, n, (1, 2, 3) if few else ()).astype(np.uint64)
@@ -82,9 +83,9 @@ def _fold(customers: Customers, source: Source, what: int) -> None:
         amount = _money(source, n)
         folded = fold(customers, OrderBatch(row, event, kind, order, at, amount, cost))
     elif what == 1:
-        folded = fold(customers, InteractionBatch(row, event, at, cost % 10**13))
+        folded = fold(customers, InteractionBatch(row, event, at, cost % 10**13, signal))
     else:
-        folded = fold(customers, FeedbackBatch(row, event, at))
+        folded = fold(customers, FeedbackBatch(row, event, at, signal))
     gained = customers.records["version"].astype(np.int64).sum() - before
     assert gained % 2**32 == int(folded.accepted.sum())
     assert folded.accepted.shape == (n,)

@@ -142,16 +142,16 @@ def test_the_keys_of_a_process_are_its_own() -> None:
 # -- bounds ---------------------------------------------------------------------------------------
 
 
-def test_the_bound_of_a_state_is_header_settled_entries_and_ring() -> None:
+def test_the_bound_of_a_state_is_header_settled_signals_entries_and_ring() -> None:
     assert HEADER_BYTES + 72 == RECORD_BYTES == 104
-    assert MOST_BYTES == 32 + 72 + 16 * 37 + 16 * 6 == 792
+    assert MOST_BYTES == 32 + 72 + 26 + 16 * 37 + 16 * 6 == 818
 
 
 def test_the_bound_of_a_state_is_reached_and_never_passed() -> None:
     import numpy as np
 
     from valuetide.scoring.customers import Customers
-    from valuetide.scoring.fold import OrderBatch, fold
+    from valuetide.scoring.fold import InteractionBatch, OrderBatch, fold
 
     customers = Customers()
     row = customers.add(["ann"], [None])
@@ -169,6 +169,8 @@ def test_the_bound_of_a_state_is_reached_and_never_passed() -> None:
             )
             fold(customers, batch)
             assert len(customers.pack(row)[0]) <= MOST_BYTES
+    one, tomorrow = np.zeros(1, np.uint8), np.full(1, 86_400_000)
+    fold(customers, InteractionBatch(row, one.astype(np.uint64), tomorrow, tomorrow, one))
     assert len(customers.pack(row)[0]) == MOST_BYTES
 
 

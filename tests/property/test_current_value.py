@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.reference import DAY, Event, differences, reference
-from tests.support.stream import NOW, fold_stream, repacked, values
+from tests.support.stream import NOW, fold_stream, repacked, rows_of, values
 from valuetide.scoring.customers import Customers
 
 WHO = ("ann", "bob", "cem")
@@ -68,6 +68,8 @@ def test_packing_in_the_middle_changes_nothing(
         fold_stream(packed, batch)
         packed = repacked(packed)
     assert values(packed, WHO) == values(straight, WHO)
+    rows = [rows_of(customers, WHO) for customers in (packed, straight)]
+    assert packed.signals[rows[0]].tobytes() == straight.signals[rows[1]].tobytes()
     everyone = values(straight, straight.ids)
     assert values(repacked(straight), straight.ids) == everyone
 

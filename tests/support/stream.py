@@ -52,12 +52,14 @@ def fold_stream(customers: Customers, stream: Stream) -> list[Folded]:
         event = np.array([event.event for _, event in part], np.uint64)
         at = np.array([event.at for _, event in part], np.int64)
         cost = np.array([event.cost for _, event in part], np.int64)
+        # All kinds of signals, and some events that are none.
+        signal = np.array([event.event % 6 for _, event in part], np.uint8)
         folded.append(
             fold(
                 customers,
-                InteractionBatch(row, event, at, cost)
+                InteractionBatch(row, event, at, cost, signal)
                 if topic == "interactions"
-                else FeedbackBatch(row, event, at),
+                else FeedbackBatch(row, event, at, signal),
             )
         )
     return folded

@@ -6,7 +6,7 @@ so that a shop describes itself once, in one frozen model.
 
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -30,6 +30,10 @@ DEFAULT_INTERACTION_KINDS = (
     "referral",
     "exposure",
 )
+DEFAULT_SIGNALS: dict[str, Literal["engagement", "contact"]] = {
+    **dict.fromkeys(("visit", "view", "search", "cart", "click", "open", "referral"), "engagement"),
+    **dict.fromkeys(("contact", "complaint"), "contact"),
+}
 DEFAULT_CHANNELS = ("web", "app", "email", "store", "phone", "social", "marketplace")
 DEFAULT_NEEDS = ("price", "quality", "convenience", "service", "novelty", "belonging")
 
@@ -77,6 +81,10 @@ class Vocabulary(BaseModel):
     interaction_kinds
         Kinds of interaction that are accepted. The kinds of orders and of feedback have meanings
         in the code and are fixed.
+    signals
+        Which kinds of interaction may tell whether a customer is still there: those that come by,
+        ``engagement``, and those that turn to the shop with a problem, ``contact``. What they
+        tell, and whether they do, is learned. Others, as exposure to a campaign, are no signals.
     channels, needs
         The channels and needs the shop distinguishes. An event that names another one counts all
         the same, its channel or need as ``other``: an order is never lost over a new channel.
@@ -97,6 +105,7 @@ class Vocabulary(BaseModel):
     interaction_kinds: Annotated[tuple[Identifier, ...], Field(min_length=1, max_length=64)] = (
         DEFAULT_INTERACTION_KINDS
     )
+    signals: dict[Identifier, Literal["engagement", "contact"]] = DEFAULT_SIGNALS
     channels: Annotated[tuple[Identifier, ...], Field(max_length=64)] = DEFAULT_CHANNELS
     needs: Annotated[tuple[Identifier, ...], Field(max_length=64)] = DEFAULT_NEEDS
     rfm: RfmBands = RfmBands()
@@ -105,6 +114,13 @@ class Vocabulary(BaseModel):
     def _one_rate_for_the_base(self) -> Self:
         if self.exchange_rates.get(self.base_currency, Decimal(1)) != 1:
             raise ValueError(f"exchange_rates: {self.base_currency} is the base, its rate is 1")
+        return self
+
+    @model_validator(mode="after")
+    def _signals_are_kinds(self) -> Self:
+        unknown = sorted(set(self.signals) - set(self.interaction_kinds))
+        if "signals" in self.model_fields_set and unknown:
+            raise ValueError(f"signals: {unknown[0]} is not among interaction_kinds")
         return self
 
     @cached_property

@@ -9,6 +9,7 @@ from valuetide.scoring.arrays import IdArray, IntArray
 from valuetide.scoring.decay import half_life_in_ms
 from valuetide.scoring.ledger import Ledger
 from valuetide.scoring.packed import NO_ID, RING, State, decode, encode, new_records
+from valuetide.scoring.signals import SIGNALS
 
 _SMALLEST = 64
 
@@ -28,6 +29,8 @@ class Customers:
         Row of each customer id, and the id of each row.
     records
         (capacity,) counters and settled sums, laid out as in ``packed.RECORD``.
+    signals
+        (capacity,) days with signals of life, laid out as in ``signals.SIGNALS``.
     ring
         (capacity, 16) ids of the last events; the n-th event's is at n mod 16.
     ledger
@@ -52,6 +55,7 @@ class Customers:
         self.index: dict[str, int] = {}
         self.ids: list[str] = []
         self.records: NDArray[np.void] = new_records(0)
+        self.signals: NDArray[np.void] = np.zeros(0, SIGNALS)
         self.ring: IdArray = np.zeros((0, RING), np.uint64)
         self.ledger = Ledger()
 
@@ -90,6 +94,7 @@ class Customers:
         self.index.update(zip(ids, rows.tolist(), strict=True))
         restored = rows[known]
         self.records[restored] = state.records
+        self.signals[restored] = state.signals
         self.ring[restored[:, None], self._ring_slots(restored)] = state.ring
         self.ledger.replace(restored, state.entries, state.lengths)
         return rows
@@ -98,7 +103,7 @@ class Customers:
         """Packed state of each row, as drawn in ``packed``; ``add`` takes it back exactly."""
         entries, lengths = self.ledger.gather(rows)
         ring = self.ring[rows[:, None], self._ring_slots(rows)]
-        return encode(State(self.records[rows], entries, lengths, ring))
+        return encode(State(self.records[rows], self.signals[rows], entries, lengths, ring))
 
     def _ring_slots(self, rows: IntArray) -> IntArray:
         """(m, 16) places in the ring from the oldest id on."""
@@ -113,5 +118,6 @@ class Customers:
             return
         capacity = max(_SMALLEST, count, 2 * have)
         self.records = np.concatenate([self.records, new_records(capacity - have)])
+        self.signals = np.concatenate([self.signals, np.zeros(capacity - have, SIGNALS)])
         self.ring = np.concatenate([self.ring, np.full((capacity - have, RING), NO_ID)])
         self.ledger.grow(capacity)

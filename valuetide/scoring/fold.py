@@ -1,5 +1,8 @@
 """Folding: events into the state of their customers, a batch at a time.
 
+What is said here of the order of arrival holds of money; what of it matters to signals of life is
+said in ``signals``.
+
 Merging events into an order's entry is commutative, so neither the order of arrival nor the way
 a stream is cut into batches changes the outcome: an entry keeps the least of its ``placed`` events
 by (at, -amount, -cost), sums what was returned, and remembers a cancellation.
@@ -12,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.scoring.arrays import (
+    DAY_MS,
     ID_BITS,
     BoolArray,
     IdArray,
@@ -37,6 +41,7 @@ from valuetide.scoring.ledger import (
 )
 from valuetide.scoring.packed import RING
 from valuetide.scoring.settle import overflow, settle
+from valuetide.scoring.signals import note_orders, note_signals
 
 KIND_PLACED: Final = 0
 KIND_RETURNED: Final = 1
@@ -77,21 +82,26 @@ class OrderBatch:
 
 @dataclass(frozen=True, slots=True)
 class InteractionBatch:
-    """Interactions in the order of arrival, all columns (n,); cost in minor units."""
+    """Interactions in the order of arrival, all columns (n,); cost in minor units.
+
+    ``signal`` is one of ``signals.KINDS`` by number, or ``NO_SIGNAL``.
+    """
 
     row: NDArray[np.intp]
     event: IdArray
     at: IntArray
     cost: IntArray
+    signal: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackBatch:
-    """Feedback in the order of arrival, all columns (n,)."""
+    """Feedback in the order of arrival, all columns (n,); ``signal`` as of interactions."""
 
     row: NDArray[np.intp]
     event: IdArray
     at: IntArray
+    signal: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,8 @@ def fold(customers: Customers, batch: OrderBatch | InteractionBatch | FeedbackBa
     --------
     >>> customers = Customers()
     >>> row = customers.add(["ann"], [None])
-    >>> visit = InteractionBatch(row, np.array([7], np.uint64), np.array([0]), np.array([5]))
+    >>> visit = InteractionBatch(row, np.array([7], np.uint64), np.array([0]), np.array([5]),
+    ...                          np.zeros(1, np.uint8))
     >>> fold(customers, visit).accepted.tolist(), fold(customers, visit).accepted.tolist()
     ([True], [False])
     """
@@ -148,8 +159,14 @@ def fold(customers: Customers, batch: OrderBatch | InteractionBatch | FeedbackBa
     if accepted.picked.size:
         if isinstance(batch, OrderBatch):
             unmatched = _fold_orders(customers, batch, accepted)
-        elif isinstance(batch, InteractionBatch):
-            _fold_interactions(customers, batch, accepted)
+            placed = accepted.picked[batch.kind[accepted.picked] == KIND_PLACED]
+            note_orders(customers.signals, batch.row[placed], batch.at[placed] // DAY_MS)
+        else:
+            if isinstance(batch, InteractionBatch):
+                _fold_interactions(customers, batch, accepted)
+            picked = accepted.picked
+            day = batch.at[picked] // DAY_MS
+            note_signals(customers.signals, batch.row[picked], batch.signal[picked], day)
     return Folded(accepted.rows, accepted.mask, unmatched)
 
 

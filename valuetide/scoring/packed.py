@@ -6,7 +6,7 @@ Layout 1, little endian, nothing aligned::
     0       1     layout version, 1
     1       1     n_open: number of open entries, 0 to 16
     2       1     n_ring: number of remembered event ids, min(version, 16)
-    3       1     flags: bit 0 set when the settled block is present
+    3       1     flags: bit 0 settled block present, 1 signals present, 2 their counters as well
     4       4     version: events folded, all kinds, unsigned
     8       8     cost_to_serve, minor units, signed
     16      8     scored_at: the moment of the last score, ms, signed; the least int64 without one
@@ -17,6 +17,8 @@ Layout 1, little endian, nothing aligned::
     40      8 x 5 revenue, cost, refunds, refund_cost, first_day_spend, minor units, signed
     80      8     decayed, forward weighted (decay.py), double
     88      8 x 2 first_at, last_at, ms, signed; the least int64 when there is no order
+    ------------- signals, 2 bytes (since, of who has an order), or 26 where any was counted:
+    +0      26    as drawn in signals.py
     ------------- n_open entries, 19 to 37 bytes each
     +0      1     flags: bit 0 placed, 1 cancelled, 2 has cost, 3 has refund
     +1      6 x 3 order id, at (ms), amount (minor units), unsigned
@@ -24,7 +26,7 @@ Layout 1, little endian, nothing aligned::
     +..     6 x 2 refunded and refund_cost, if bit 3
     ------------- n_ring event ids, 6 bytes each, oldest first
 
-An order without cost and refund takes 19 bytes; a customer of two orders 32 + 38 + 12 = 82.
+An order without cost and refund takes 19 bytes; a customer of two orders 32 + 2 + 38 + 12 = 84.
 """
 
 from collections.abc import Sequence
@@ -46,6 +48,7 @@ from valuetide.scoring.ledger import (
     REFUND_COST,
     REFUNDED,
 )
+from valuetide.scoring.signals import SIGNALS
 
 LAYOUT: Final = 1
 RING: Final = 16
@@ -63,6 +66,9 @@ RECORD: Final = np.dtype(
 HEADER_BYTES: Final = 32
 RECORD_BYTES: Final = RECORD.itemsize
 SETTLED: Final = 1
+_ORDERED: Final = 2
+_COUNTED: Final = 4
+_SINCE_BYTES: Final = 2
 
 _HAS_COST: Final = 4
 _HAS_REFUND: Final = 8
@@ -76,8 +82,8 @@ _REST_AT: Final = 19
 # Size of an entry by bits 2 and 3 of its flags.
 _SIZES: Final = np.array([19, 25, 31, 37])
 _SIZES.setflags(write=False)
-MOST_BYTES: Final = RECORD_BYTES + OPEN_ORDERS * 37 + RING * _ID_BYTES
-"""The longest state of a customer, whatever arrives: 792 bytes."""
+MOST_BYTES: Final = RECORD_BYTES + SIGNALS.itemsize + OPEN_ORDERS * 37 + RING * _ID_BYTES
+"""The longest state of a customer, whatever arrives: 818 bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +94,8 @@ class State:
     ----------
     records
         (m,) of ``RECORD``.
+    signals
+        (m,) of ``signals.SIGNALS``.
     entries, lengths
         Open entries (7, k) as in the ledger, and how many belong to each customer, (m,).
     ring
@@ -95,6 +103,7 @@ class State:
     """
 
     records: NDArray[np.void]
+    signals: NDArray[np.void]
     entries: IntArray
     lengths: IntArray
     ring: IdArray
@@ -116,7 +125,12 @@ def encode(state: State) -> list[bytes]:
     records["n_open"] = state.lengths
     records["n_ring"] = n_ring
     settled = (records["flags"] & SETTLED) != 0
-    head_sizes = np.where(settled, RECORD_BYTES, HEADER_BYTES)
+    signals = _raw(state.signals)
+    ordered = state.signals["since"] != 0
+    counted = signals[:, _SINCE_BYTES:].any(axis=1)
+    records["flags"] |= (ordered * _ORDERED + counted * _COUNTED).astype(np.uint8)
+    fixed_sizes = np.where(settled, RECORD_BYTES, HEADER_BYTES)
+    head_sizes = fixed_sizes + np.where(counted, SIGNALS.itemsize, ordered * _SINCE_BYTES)
 
     has_cost = entries[COST] != 0
     has_refund = (entries[REFUNDED] | entries[REFUND_COST]) != 0
@@ -132,6 +146,9 @@ def encode(state: State) -> list[bytes]:
 
     buffer = bytearray(int(stops[-1]) + 8 if stops.size else 8)
     words = _words(buffer)
+    octets, signals_at = np.frombuffer(buffer, np.uint8), heads + fixed_sizes
+    for which, size in ((counted, SIGNALS.itemsize), (ordered & ~counted, _SINCE_BYTES)):
+        octets[signals_at[which, None] + np.arange(size)] = signals[which, :size]
     words[at + _ORDER_AT] = entries[ORDER]
     words[at + _AT_AT] = entries[AT]
     words[at + _AMOUNT_AT] = entries[AMOUNT]
@@ -175,6 +192,8 @@ def decode(blobs: Sequence[bytes]) -> State:
     at = ends - sizes
     records = _records(buffer, at, sizes)
     at += np.where(records["flags"] & SETTLED, RECORD_BYTES, HEADER_BYTES)
+    signals, at = _signals(buffer, at, ends, records["flags"])
+    records["flags"] &= SETTLED
     entries, at = _entries(buffer, at, ends, records["n_open"])
     n_ring = records["n_ring"].astype(np.int64)
     _refuse(at + n_ring * _ID_BYTES != ends, "truncated or with bytes left over")
@@ -182,7 +201,7 @@ def decode(blobs: Sequence[bytes]) -> State:
     held = np.arange(RING) < n_ring[:, None]
     places = at[:, None] + np.arange(RING) * _ID_BYTES
     ring[held] = _words(buffer)[places[held]] & _LOW_48
-    return State(records, entries, records["n_open"].astype(np.int64), ring)
+    return State(records, signals, entries, records["n_open"].astype(np.int64), ring)
 
 
 def _records(buffer: bytes, at: IntArray, sizes: IntArray) -> NDArray[np.void]:
@@ -191,7 +210,9 @@ def _records(buffer: bytes, at: IntArray, sizes: IntArray) -> NDArray[np.void]:
     records = raw[at[:, None] + np.arange(RECORD_BYTES)].view(RECORD).reshape(-1)
     unknown = records["layout"] != LAYOUT
     _refuse(unknown, f"unknown layout version, this release reads {LAYOUT}; use a newer one")
-    _refuse(records["flags"] > SETTLED, "unknown header flags")
+    unknown = records["flags"] >= 2 * _COUNTED
+    unknown |= (records["flags"] & (_ORDERED | _COUNTED)) == _COUNTED
+    _refuse(unknown, "unknown header flags")
     _refuse(records["n_open"] > OPEN_ORDERS, "too many open entries")
     _refuse(records["n_ring"] != np.minimum(records["version"], RING), "wrong number of event ids")
     settled = (records["flags"] & SETTLED) != 0
@@ -201,6 +222,25 @@ def _records(buffer: bytes, at: IntArray, sizes: IntArray) -> NDArray[np.void]:
         fresh[name] = records[name]
     fresh[settled] = records[settled]
     return fresh
+
+
+def _signals(
+    buffer: bytes, at: IntArray, ends: IntArray, flags: NDArray[np.uint8]
+) -> tuple[NDArray[np.void], IntArray]:
+    """Signals that begin at each position, zero where there are none, and the positions after."""
+    counted, ordered = (flags & _COUNTED) != 0, (flags & _ORDERED) != 0
+    sizes = np.where(counted, SIGNALS.itemsize, ordered * _SINCE_BYTES)
+    _refuse(at + sizes > ends, "truncated signals")
+    signals = np.zeros(at.size, SIGNALS)
+    raw, octets = _raw(signals), np.frombuffer(buffer, np.uint8)
+    for which, size in ((counted, SIGNALS.itemsize), (ordered & ~counted, _SINCE_BYTES)):
+        raw[which, :size] = octets[at[which, None] + np.arange(size)]
+    return signals, at + sizes
+
+
+def _raw(signals: NDArray[np.void]) -> NDArray[np.uint8]:
+    """The bytes of each customer's signals, (m, 26)."""
+    return signals.view(np.uint8).reshape(-1, SIGNALS.itemsize)
 
 
 def _entries(

@@ -33,6 +33,7 @@ from valuetide.schemas.events import (
 )
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.scoring.fold import KIND_CANCELLED, KIND_PLACED, KIND_RETURNED
+from valuetide.scoring.signals import BLAME, KINDS, NO_SIGNAL, PRAISE
 
 Role = Literal["orders", "interactions", "feedback"]
 
@@ -41,6 +42,9 @@ ID_MASK = np.uint64((1 << 48) - 1)
 ids are taken for one with a chance below 1e-13."""
 
 DAY_MS = 86_400_000
+BAD_SHARE, GOOD_SHARE = 0.5, 0.75
+# Whole answers from 0 to 10, with room for rounding.
+NPS_DETRACTOR, NPS_PROMOTER = 0.65, 0.85
 ORDER_KINDS = {"placed": KIND_PLACED, "returned": KIND_RETURNED, "cancelled": KIND_CANCELLED}
 _TYPES: dict[Role, Any] = {"orders": Order, "interactions": Interaction, "feedback": Feedback}
 _SEEDS: dict[Role, int] = {"orders": 1, "interactions": 2, "feedback": 3}
@@ -89,7 +93,8 @@ class Decoded:
 
     ``index`` is the place of the event among the records. ``at`` is in milliseconds, ``amount``
     and ``cost`` in minor units of the base currency; ``kind``, ``order`` and ``amount`` are empty
-    for other roles than orders, ``cost`` for feedback.
+    for other roles than orders, ``cost`` for feedback, and ``signal`` for orders: a number of
+    ``scoring.signals.KINDS`` or ``NO_SIGNAL``.
     """
 
     index: NDArray[np.intp]
@@ -100,6 +105,7 @@ class Decoded:
     order: NDArray[np.uint64]
     amount: NDArray[np.int64]
     cost: NDArray[np.int64]
+    signal: NDArray[np.uint8]
     rejections: list[Rejection]
 
     def take(self, keep: NDArray[np.bool_]) -> "Decoded":
@@ -117,6 +123,7 @@ class Decoded:
             part(self.order),
             part(self.amount),
             part(self.cost),
+            part(self.signal),
             self.rejections,
         )
 
@@ -144,6 +151,7 @@ class Decoder:
         self._max_event_bytes = max_event_bytes
         self._fields = frozenset(event.__annotations__)
         self._kinds = frozenset(vocabulary.interaction_kinds)
+        self._signals = {kind: KINDS.index(of) for kind, of in vocabulary.signals.items()}
         self._limits = _limits(role, vocabulary)
         self._id_names = [name for name in _ID_NAMES if name in self._fields]
         self._nonce = secrets.token_hex(8)
@@ -256,7 +264,7 @@ class Decoder:
         ]
         none: NDArray[np.int64] = np.empty(0, np.int64)
         kind, order = np.empty(0, np.uint8), np.empty(0, np.uint64)
-        amount, cost = none, none
+        amount, cost, signal = none, none, kind
         limit = self._vocabulary.max_amount * 10.0**self._vocabulary.minor_digits
         if self._role == "orders":
             rates = self._vocabulary.minor_per_unit
@@ -276,12 +284,16 @@ class Decoder:
             spent = _costs(events) * 10.0**self._vocabulary.minor_digits
             faults.append((spent > limit, "cost", "is above the vocabulary's max_amount"))
             cost = _minor(spent, limit)
+            signals = self._signals
+            found = (signals.get(e["kind"], NO_SIGNAL) for e in events)
+            signal = np.fromiter(found, np.uint8, n)
         else:
             low = np.fromiter((e["scale"][0] for e in events), np.float64, n)
             high = np.fromiter((e["scale"][1] for e in events), np.float64, n)
             score = np.fromiter((e["score"] for e in events), np.float64, n)
             faults.append((low >= high, "scale", "must be [lowest, highest]"))
             faults.append(((score < low) | (score > high), "score", "is not on the scale"))
+            signal = _opinions(events, score, low, high)
         good = np.ones(n, np.bool_)
         for wrong, field, text in faults:
             rejections.extend(
@@ -291,7 +303,9 @@ class Decoder:
             good &= ~wrong
         customer = [e["customer_id"] for e in events]
         event = _hashes([e["event_id"] for e in events], _SEEDS[self._role])
-        decoded = Decoded(index, customer, event, at_ms, kind, order, amount, cost, rejections)
+        decoded = Decoded(
+            index, customer, event, at_ms, kind, order, amount, cost, signal, rejections
+        )
         return decoded if good.all() else decoded.take(good)
 
     def _too_long(self, events: list[Any]) -> Iterator[tuple[NDArray[np.bool_], str, str]]:
@@ -323,6 +337,28 @@ def _limits(role: Role, vocabulary: Vocabulary) -> dict[str, tuple[int, str]]:
 
 def _costs(events: list[Any]) -> NDArray[np.float64]:
     return np.fromiter((e.get("cost") or 0.0 for e in events), np.float64, len(events))
+
+
+def _opinions(
+    events: list[Any],
+    score: NDArray[np.float64],
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+) -> NDArray[np.uint8]:
+    """Give which answers are a bad and which a good word about us.
+
+    On a scale from 0 to 1 below .5 is bad and .75 or more is good, of 1 to 5 these are 1, 2 and 4,
+    5; of nps as ever 0 to 6 and 9, 10 of ten. A complaint is a bad word.
+    """
+    n = len(events)
+    share = (score - low) / np.where(high > low, high - low, 1.0)
+    nps = np.fromiter((e["kind"] == "nps" for e in events), np.bool_, n)
+    bad = np.where(nps, share <= NPS_DETRACTOR, share < BAD_SHARE)
+    bad |= np.fromiter((e["kind"] == "complaint" for e in events), np.bool_, n)
+    good = share >= np.where(nps, NPS_PROMOTER, GOOD_SHARE)
+    ours = np.fromiter(((e.get("subject") or "us") == "us" for e in events), np.bool_, n)
+    signal = np.where(bad, BLAME, np.where(good, PRAISE, NO_SIGNAL))
+    return np.where(ours, signal, NO_SIGNAL).astype(np.uint8)
 
 
 def _minor(value: NDArray[np.float64], limit: float) -> NDArray[np.int64]:

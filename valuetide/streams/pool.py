@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 
 from valuetide.schemas.errors import FaultError
 from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
+from valuetide.scoring.lifetime.evidence import NOTHING, Rates
+from valuetide.scoring.lifetime.evidence_learner import Evidence, proven_rates
+from valuetide.scoring.lifetime.evidence_pieces import HEAD as EVIDENCE
 from valuetide.scoring.lifetime.grade import Grade, pooled_grade
 from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
 from valuetide.scoring.lifetime.learner import Learner, pooled
@@ -38,6 +41,8 @@ class Knowledge:
         The same, proven or not.
     grades
         By horizon in days what was predicted against what came.
+    rates
+        What signals tell of survival; nothing unless that has helped.
     """
 
     parameters: Parameters = PRIOR
@@ -45,16 +50,21 @@ class Knowledge:
     factor: float = 1.0
     learned_factor: float = 1.0
     grades: Mapping[int, Grade] = field(default_factory=dict)
+    rates: Rates = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What one shard brings: what it learned, its number of customers, its grades and ranks."""
+    """What one shard brings.
+
+    What it learned, its number of customers, its grades, its ranks, and what it learned of signals.
+    """
 
     learner: Learner
     customers: int
     grading: Grading
     ranks: Ranks
+    evidence: Evidence | None = None
 
 
 class Pool:
@@ -90,17 +100,17 @@ class Pool:
     def percentiles(self) -> Percentiles:
         """Ranks among the customers of all shards."""
         if self._percentiles is None:
-            shares = self._others | self._ours
-            self._percentiles = Percentiles(share.ranks for share in shares.values())
+            shares = (self._others | self._ours).values()
+            self._percentiles = Percentiles(share.ranks for share in shares)
         return self._percentiles
 
     def put(self, partition: int, share: Share) -> None:
         """Take in what a shard of this worker has learned."""
-        before = self._ours.get(partition)
+        known = self._ours.get(partition)
+        if known is None or known.ranks is not share.ranks:
+            self._percentiles = None
         self._ours[partition] = share
         self._knowledge = None
-        if before is None or before.ranks is not share.ranks:
-            self._percentiles = None
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -130,14 +140,15 @@ class Pool:
         self._read_at = now
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
-            models = await store.read_models(others, share_pieces(horizons_days))
+            names = share_pieces(horizons_days)
+            models = await store.read_models(others, names)
             self._others |= decode_shares(others, models, horizons_days)
             self._knowledge = self._percentiles = None
 
 
 def share_pieces(horizons_days: Sequence[int]) -> list[str]:
     """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
-    return [HEAD, CUSTOMERS, TEMPO, *map(grade_piece, horizons_days), *NAMES]
+    return [HEAD, CUSTOMERS, TEMPO, EVIDENCE, *map(grade_piece, horizons_days), *NAMES]
 
 
 def decode_shares(
@@ -152,7 +163,7 @@ def decode_shares(
     partitions
         The shards.
     models
-        Of each its pieces, at least those of :func:`share_pieces`.
+        Of each at least those pieces, by name.
     horizons_days
         The horizons.
 
@@ -170,6 +181,7 @@ def decode_shares(
                     int(pieces.get(CUSTOMERS, 0)),
                     Grading(horizons_days, pieces),
                     Ranks(pieces),
+                    Evidence.decode_head(pieces[EVIDENCE])[0] if pieces.get(EVIDENCE) else None,
                 )
             except ValueError as error:
                 raise FaultError(
@@ -198,4 +210,5 @@ def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
         pooled_factor(tempos, proven=True),
         pooled_factor(tempos),
         {days: pooled_grade(one.grade for one in all_) for days, all_ in graded.items()},
+        proven_rates([share.evidence for share in known if share.evidence is not None]),
     )

@@ -324,8 +324,9 @@ class Reader:
                         bands=words.rfm,
                     )
                     records = customers.records[: len(ids)]
-                    past = Past(records["scored_at"], records["clv"], basis_of(value))
-                    ahead = model.expect(value, past, totals, knowledge, now_ms)
+                    signals = customers.signals[: len(ids)]
+                    past = Past(records["scored_at"], records["clv"], basis_of(value), signals)
+                    ahead = model.expect(value, signals, past, totals, knowledge, now_ms)
                     percentile = percentiles.of(ahead.clv)
                     rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):

@@ -107,16 +107,20 @@ class Settings(BaseSettings):
     yearly_discount: Annotated[
         float, Field(ge=0, le=1, description="Of clv; .1: a dollar in a year is worth 1/1.1 now")
     ] = 0.1
-    ratio_correction: Annotated[
-        Literal["auto", "off"],
-        Field(description="auto: what is expected is raised or lowered while that proves better"),
-    ] = "auto"
     refresh_seconds: Annotated[
         float, Field(ge=0, description="No customer's score is older; 0: it may be")
     ] = 86_400.0
     sweep_rate: Annotated[
         float, Field(gt=0, description="Customers a worker looks at a second, to score again")
     ] = 2_000.0
+    ratio_correction: Annotated[
+        Literal["auto", "off"],
+        Field(description="auto: what is expected is raised or lowered while that proves better"),
+    ] = "auto"
+    evidence: Annotated[
+        Literal["off", "auto"],
+        Field(description="Interactions and feedback count for p_alive: auto: while that helped"),
+    ] = "off"
     model_refresh_seconds: Annotated[
         float, Field(gt=0, description="What shards of other workers learned is read this often")
     ] = 10.0

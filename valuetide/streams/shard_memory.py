@@ -26,6 +26,7 @@ from valuetide.scoring.fold import (
     OrderBatch,
     fold,
 )
+from valuetide.scoring.signals import NO_SIGNAL, SIGNALS
 from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
@@ -139,6 +140,7 @@ class ShardMemory:
         # Per row: the totals that the last score had, what it rested on, and its rank values.
         self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
         self._basis: NDArray[np.int64] = np.zeros((len(BASIS), 0), np.int64)
+        self._signals: NDArray[np.void] = np.zeros(0, SIGNALS)
         self._ranks: NDArray[np.float64] = np.zeros((len(self._ranked), 0), np.float64)
 
     def unknown(self, customers: Sequence[str]) -> list[str]:
@@ -165,6 +167,7 @@ class ShardMemory:
         value = self._value(rows, LANDMARK_MS)
         self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
         self._basis = np.concatenate([self._basis, basis_of(value)], axis=1)
+        self._signals = np.concatenate([self._signals, self._customers.signals[rows]])
         ranks = self._rank_values(value, self._customers.records["clv"][rows], LANDMARK_MS)
         self._ranks = np.concatenate([self._ranks, ranks], axis=1)
 
@@ -189,6 +192,8 @@ class ShardMemory:
         self._total(rows, value)
         if role == "orders":
             self._learn(decoded, folded, ids, value, now_ms)
+        else:
+            self._note_signals(decoded, folded, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
 
     def score_again(self, ids: Sequence[str], now_ms: int, older_than_ms: int) -> Scored | None:
@@ -223,8 +228,14 @@ class ShardMemory:
         """Give the score of customers, and note what it says and rests on."""
         model, pool, records = self._model, self._pool, self._customers.records
         totals = {name: self.counters[f"total:{name}"] for name in TOTALS}
-        past = Past(records["scored_at"][rows], records["clv"][rows], self._basis[:, rows])
-        ahead = model.expect(value, past, totals, pool.knowledge, now_ms)
+        past = Past(
+            records["scored_at"][rows],
+            records["clv"][rows],
+            self._basis[:, rows],
+            self._signals[rows],
+        )
+        signals = self._customers.signals[rows]
+        ahead = model.expect(value, signals, past, totals, pool.knowledge, now_ms)
         clv = np.full(len(ids), np.nan)
         clv[ahead.buyers] = ahead.clv
         model.ranks.move(past.clv, clv)
@@ -232,6 +243,7 @@ class ShardMemory:
         records["scored_at"][rows] = now_ms
         records["clv"][rows] = clv
         self._basis[:, rows] = basis_of(value)
+        self._signals[rows] = signals
         top = self._rank(rows, self._rank_values(value, clv, now_ms))
         percentile = pool.percentiles.of(ahead.clv)
         digits = self._settings.vocabulary.minor_digits
@@ -248,6 +260,13 @@ class ShardMemory:
         at, amount = decoded.at[placed], decoded.amount[placed]
         if self._model.learn(ids, value, whose, at, amount, now_ms):
             self.join_pool()
+
+    def _note_signals(self, decoded: Decoded, folded: Folded, now_ms: int) -> None:
+        if self._model.evidence is None:
+            return
+        said = np.flatnonzero(folded.accepted & (decoded.signal != NO_SIGNAL))
+        ids = [decoded.customer[i] for i in said.tolist()]
+        self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
 
     def count(self, role: Role, counts: dict[str, int]) -> None:
         """Add to the counters of a role, by outcome."""
@@ -342,5 +361,7 @@ def _batch(
             cost=decoded.cost,
         )
     if role == "interactions":
-        return InteractionBatch(row=row, event=decoded.event, at=decoded.at, cost=decoded.cost)
-    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at)
+        return InteractionBatch(
+            row=row, event=decoded.event, at=decoded.at, cost=decoded.cost, signal=decoded.signal
+        )
+    return FeedbackBatch(row=row, event=decoded.event, at=decoded.at, signal=decoded.signal)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,15 @@ from xxhash import xxh3_64_intdigest
 from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.evidence import (
+    FEEDBACK,
+    INTERACTIONS,
+    Counts,
+    Rates,
+    log_odds_gained,
+)
+from valuetide.scoring.lifetime.evidence_learner import Evidence, learn_orders
+from valuetide.scoring.lifetime.evidence_pieces import EvidencePieces, assemble_evidence
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.moved import PARTS, moved_by
@@ -37,11 +47,14 @@ class Past:
         Of the longest horizon, minor units, NaN where there was none.
     basis
         ``(6, m)``, rows in the order of ``BASIS``.
+    signals
+        What had been heard of them, ``(m,)`` of ``signals.SIGNALS``.
     """
 
     scored_at: IntArray
     clv: FloatArray
     basis: IntArray
+    signals: NDArray[np.void]
 
 
 def basis_of(value: CurrentValue) -> IntArray:
@@ -50,7 +63,7 @@ def basis_of(value: CurrentValue) -> IntArray:
 
 
 class ShardModel:
-    """The learner of one shard, the grades of what it predicted, and the ranks of its customers.
+    """The learner of one shard, the grades of what it predicted, and its customers' ranks.
 
     Parameters
     ----------
@@ -70,6 +83,10 @@ class ShardModel:
         self.ranks = Ranks(pieces)
         self.grading = Grading(settings.horizons_days, pieces)
         self._changes = Changes(self.learner)
+        self.evidence: Evidence | None = None
+        if settings.evidence == "auto":
+            self.evidence = assemble_evidence(pieces) or Evidence()
+        self._evidence_pieces = EvidencePieces(pieces)
         self._horizons = settings.horizons_days
         self._scale = 10.0**settings.vocabulary.minor_digits
         self._terms = Terms(tuple(days / 7.0 for days in self._horizons), settings.yearly_discount)
@@ -112,7 +129,9 @@ class ShardModel:
         today = now_ms // DAY_MS
         learner, before = self.learner, self.learner.sample.members
         days = np.minimum(at // DAY_MS, today)
-        changes = self.grading.learn(learner, Orders(who[whose], days, amount / self._scale))
+        orders = Orders(who[whose], days, amount / self._scale)
+        learn = partial(learn_orders, learner, self.evidence) if self.evidence else learner.learn
+        changes = self.grading.learn(learner, orders, learn)
         exact = self._exact(who, value, today)
         wrong = learner.sample.differs(exact)
         if wrong.any():
@@ -122,15 +141,35 @@ class ShardModel:
 
     def share(self, customers: int) -> Share:
         """Give what the shard brings to the pool."""
-        return Share(self.learner, customers, self.grading, self.ranks)
+        return Share(self.learner, customers, self.grading, self.ranks, self.evidence)
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
-        return self._changes.take(customers) | self.grading.changes() | self.ranks.take()
+        evidence = self._evidence_pieces.changes(self.evidence)
+        graded = self.grading.changes()
+        return self._changes.take(customers) | graded | evidence | self.ranks.take()
+
+    def note_signals(
+        self, ids: Sequence[str], kind: NDArray[np.uint8], at: IntArray, now_ms: int
+    ) -> None:
+        """Learn what signals tell, if the settings say so.
+
+        Parameters
+        ----------
+        ids, kind, at
+            Customer, number among ``signals.KINDS`` or ``NO_SIGNAL``, and time of each accepted
+            event, in the order of the stream.
+        now_ms
+            The moment; a signal of the future counts as one of today.
+        """
+        if self.evidence is not None:
+            who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
+            self.evidence.fold_signals(who, kind, np.minimum(at, now_ms) // DAY_MS)
 
     def expect(
         self,
         value: CurrentValue,
+        signals: NDArray[np.void],
         past: Past,
         totals: Mapping[str, int],
         knowledge: Knowledge,
@@ -142,6 +181,8 @@ class ShardModel:
         ----------
         value
             Their value so far.
+        signals
+            What was heard of them, ``(m,)`` of ``signals.SIGNALS``.
         past
             Their last score.
         totals
@@ -158,14 +199,14 @@ class ShardModel:
         moved their ends already.
         """
         buyers = np.flatnonzero(value.orders > 0)
-        facts = self._facts(basis_of(value)[:, buyers], totals, now_ms)
+        rates = knowledge.rates
+        facts = self._facts(basis_of(value)[:, buyers], signals[buyers], rates, totals, now_ms)
         intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
         found = potential(knowledge.parameters, facts, self._terms, intervals)
         factor = knowledge.factor if self._corrected else 1.0
         if factor != 1.0:
-            found = replace(
-                found, expected_orders=found.expected_orders * factor, clv=found.clv * factor
-            )
+            orders, clv = found.expected_orders * factor, found.clv * factor
+            found = replace(found, expected_orders=orders, clv=clv)
         # Nothing to be had is 0, never -0.
         clv = np.round(found.clv[-1] * self._scale) + 0.0
         # A first score moved by the order that it is for, and by nothing else.
@@ -174,7 +215,9 @@ class ShardModel:
         known = np.flatnonzero(~np.isnan(past.clv[buyers]))
         if known.size:
             who = buyers[known]
-            before = self._facts(past.basis[:, who], totals, past.scored_at[who])
+            before = self._facts(
+                past.basis[:, who], past.signals[who], rates, totals, past.scored_at[who]
+            )
             parts = moved_by(
                 self._minor(before, factor),
                 past.clv[who],
@@ -186,7 +229,14 @@ class ShardModel:
             moved[:, known] = parts.in_units(clv[known] - past.clv[who])
         return Ahead(self._horizons, buyers, found, clv, moved)
 
-    def _facts(self, basis: IntArray, totals: Mapping[str, int], now_ms: int | IntArray) -> Facts:
+    def _facts(
+        self,
+        basis: IntArray,
+        signals: NDArray[np.void],
+        rates: Rates,
+        totals: Mapping[str, int],
+        now_ms: int | IntArray,
+    ) -> Facts:
         revenue, margin, frequency, first_at, last_at, first_spend = basis
         average = totals["margin"] / totals["revenue"] if totals["revenue"] > 0 else 1.0
         typical = self.learner.typical_spend
@@ -198,11 +248,13 @@ class ShardModel:
             histories(frequency, first_at // DAY_MS, last_at // DAY_MS, now_ms),
             spent - first_spend / self._scale,
             yield_rate(margin / self._scale, spent, average, typical),
+            _gained(rates, signals, first_at // DAY_MS, now_ms),
         )
 
     def _minor(self, facts: Facts, factor: float) -> Facts:
-        """Facts by which value comes in minor units, and corrected."""
-        return Facts(facts.seen, facts.spent, facts.yield_rate * (self._scale * factor))
+        """Facts by which value comes in minor units, corrected by a factor."""
+        worth = facts.yield_rate * (self._scale * factor)
+        return Facts(facts.seen, facts.spent, worth, facts.gained)
 
     def _exact(self, who: NDArray[np.uint64], value: CurrentValue, today: int) -> Exact:
         bought = value.orders > 0
@@ -220,3 +272,13 @@ class ShardModel:
             value.revenue / self._scale - first,
             first,
         )
+
+
+def _gained(
+    rates: Rates, signals: NDArray[np.void], first_day: IntArray, now_ms: int | IntArray
+) -> FloatArray | None:
+    """Give what interactions and feedback add to the log odds of having left, ``(2, n)``."""
+    if rates.silent:
+        return None
+    by_kind = log_odds_gained(rates, Counts.of(signals, first_day, now_ms / DAY_MS))
+    return np.stack([by_kind[part].sum(axis=0) for part in (INTERACTIONS, FEEDBACK)])

@@ -8,7 +8,17 @@ import pytest
 
 from valuetide import scoring
 
-OURS = ("arrays", "current_value", "customers", "decay", "fold", "ledger", "packed", "settle")
+OURS = (
+    "arrays",
+    "current_value",
+    "customers",
+    "decay",
+    "fold",
+    "ledger",
+    "packed",
+    "settle",
+    "signals",
+)
 
 
 @pytest.mark.parametrize("name", OURS)

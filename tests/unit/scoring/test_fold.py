@@ -17,8 +17,8 @@ NO_IDS = np.empty(0, np.uint64)
     "batch",
     [
         OrderBatch(NONE, NO_IDS, np.empty(0, np.uint8), NO_IDS, NONE, NONE, NONE),
-        InteractionBatch(NONE, NO_IDS, NONE, NONE),
-        FeedbackBatch(NONE, NO_IDS, NONE),
+        InteractionBatch(NONE, NO_IDS, NONE, NONE, np.empty(0, np.uint8)),
+        FeedbackBatch(NONE, NO_IDS, NONE, np.empty(0, np.uint8)),
     ],
 )
 def test_an_empty_batch_does_nothing(

@@ -42,8 +42,9 @@ def test_every_field_stands_where_it_is_drawn() -> None:
         Event(5, "interaction", 8, cost=77),
     )
     assert blob == (
-        struct.pack("<BBBBIq", 1, 2, 5, 0, 5, 77)
+        struct.pack("<BBBBIq", 1, 2, 5, 2, 5, 77)
         + NEVER_SCORED
+        + b"\xff\xff"
         + (b"\x03" + six(3) + six(7) + six(500))
         + (b"\x0d" + six(top) + six(MAX_TIME) + six(600) + six(MAX_MONEY) + six(0) + six(4))
         + (six(top) + six(2) + six(3) + six(4) + six(5))
@@ -53,7 +54,7 @@ def test_every_field_stands_where_it_is_drawn() -> None:
 def test_the_settled_block_stands_behind_the_header() -> None:
     blob = packed(*ORDERS)
     assert RECORD_BYTES == 104
-    assert struct.unpack("<BBBBIq", blob[:16]) == (1, 16, 16, 1, 19, 0)
+    assert struct.unpack("<BBBBIq", blob[:16]) == (1, 16, 16, 3, 19, 0)
     orders, days, revenue, cost, refunds, back, first_spend, decayed, first, last = struct.unpack(
         "<IIqqqqqdqq", blob[32:104]
     )
@@ -63,8 +64,25 @@ def test_the_settled_block_stands_behind_the_header() -> None:
     assert blob[-96:] == b"".join(six(n) for n in range(4, 20))
 
 
+def test_signals_stand_behind_both() -> None:
+    visits = (Event(6, "interaction", 9 * DAY), Event(12, "interaction", 50 * DAY))
+    blob = packed(Event(1, "placed", 7 * DAY, 1, 5), *visits, Event(8, "feedback", 8 * DAY))
+    assert blob[3] == 6
+    assert blob[32:58] == (
+        struct.pack("<H", 8)
+        + bytes([1, 0, 1, 0])
+        + bytes([1, 0, 0, 0])
+        + bytes(8)
+        + struct.pack("<4H", 51, 0, 9, 0)
+    )
+    later = Event(24, "interaction", 30 * DAY)
+    assert packed(*ORDERS, later)[104:130] == struct.pack("<H", 20) + b"\1" + bytes(15) + (
+        struct.pack("<4H", 31, 0, 0, 0)
+    )
+
+
 def test_an_order_takes_nineteen_bytes_and_an_id_six() -> None:
-    assert len(packed(Event(1, "placed", 1, 1, 5), Event(2, "placed", 2, 2, 5))) == 82
+    assert len(packed(Event(1, "placed", 1, 1, 5), Event(2, "placed", 2, 2, 5))) == 84
 
 
 def test_the_last_score_stands_in_the_header() -> None:
@@ -81,7 +99,8 @@ def test_the_last_score_stands_in_the_header() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 19])
 def test_every_truncation_and_every_byte_too_many_is_refused(count: int) -> None:
-    blob = packed(*ORDERS[:count], Event(99, "returned", 1, 18, 5, 5))
+    visit = Event(96, "interaction", 40 * DAY)
+    blob = packed(*ORDERS[:count], visit, Event(99, "returned", 1, 18, 5, 5))
     for end in range(len(blob)):
         with pytest.raises(ValueError, match=r"position 1: .*(truncated|wrong number)"):
             Customers().add(["bob", "ann"], [packed(), blob[:end]])
@@ -96,8 +115,9 @@ def test_every_truncation_and_every_byte_too_many_is_refused(count: int) -> None
         (0, 2, "unknown layout version"),
         (1, 17, "too many open entries"),
         (2, 3, "wrong number of event ids"),
-        (3, 2, "unknown header flags"),
-        (32, 0x10, "unknown entry flags"),
+        (3, 8, "unknown header flags"),
+        (3, 4, "unknown header flags"),
+        (34, 0x10, "unknown entry flags"),
     ],
 )
 def test_what_no_state_has_is_refused(at: int, byte: int, why: str) -> None:

@@ -52,8 +52,9 @@ def rows_at(customers: Customers, digits: int = 2) -> list[tuple[Any, ...]]:
     settings = load_settings(vocabulary={"minor_digits": digits})
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
     count = len(customers)
-    past = Past(np.zeros(count, np.int64), np.full(count, np.nan), basis_of(value))
-    ahead = ShardModel(settings, {}).expect(value, past, totals, Knowledge(), NOW)
+    signals = customers.signals[:count]
+    past = Past(np.zeros(count, np.int64), np.full(count, np.nan), basis_of(value), signals)
+    ahead = ShardModel(settings, {}).expect(value, signals, past, totals, Knowledge(), NOW)
     return score_rows(value, ahead, np.full(ahead.clv.size, 50.0), NOW, digits)
 
 

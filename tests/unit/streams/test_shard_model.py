@@ -31,6 +31,7 @@ from valuetide.scoring.lifetime.predictive import Predictive
 from valuetide.scoring.lifetime.ranks import BINS, NAMES, Ranks, bin_of
 from valuetide.scoring.lifetime.sample import Orders
 from valuetide.scoring.lifetime.tempo import pooled_factor
+from valuetide.scoring.signals import SIGNALS
 from valuetide.streams.cli.model import model_as_json, model_lines
 from valuetide.streams.metrics import ModelCollector
 from valuetide.streams.pool import Knowledge, Pool, Share
@@ -201,13 +202,6 @@ def test_what_was_predicted_is_graded_and_a_crash_changes_no_byte_of_it() -> Non
     assert len([name for name in model if name.startswith("cohort:")]) <= 7 + 9
 
 
-MOVED = {name for name in COLUMNS if name.startswith("moved_by_")}
-
-
-def differing(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    return {name for name in one if one[name] != other[name]}
-
-
 def test_scores_have_the_intervals_and_the_factor_that_were_learned() -> None:
     (ann,) = customers_of(0, 4, 1)
     now_ms = (START_SECONDS + 9 * DAY_SECONDS) * 1_000
@@ -223,30 +217,35 @@ def test_scores_have_the_intervals_and_the_factor_that_were_learned() -> None:
 
     value = run_quickly(folded())
     totals = {name: int(getattr(value, name).sum()) for name in TOTALS}
+    silence = np.zeros(1, SIGNALS)
 
-    def row(knowledge: Knowledge, setting: str = "auto") -> dict[str, Any]:
+    def row(
+        knowledge: Knowledge, setting: str = "auto", last_clv: float = np.nan
+    ) -> dict[str, Any]:
         model = ShardModel(shard_settings(ratio_correction=setting), {})
         known = replace(knowledge, parameters=learned(1, 30).parameters)
-        past = Past(np.array([now_ms - 5 * DAY_MS]), np.array([250.0]), basis_of(value))
-        ahead = model.expect(value, past, totals, known, now_ms)
-        row = score_rows(value, ahead, np.array([50.0]), now_ms, 2)[0]
-        found = dict(zip(COLUMNS, row, strict=True))
-        parts = [found[name] for name in MOVED]
-        assert round(sum(parts), 6) == round(found["clv_365d"] - 2.5, 6)
-        return found
+        past = Past(np.full(1, now_ms), np.full(1, 100 * last_clv), basis_of(value), silence)
+        ahead = model.expect(value, silence, past, totals, known, now_ms)
+        rows = score_rows(value, ahead, np.full(1, 50.0), now_ms, 2)
+        return dict(zip(COLUMNS, rows[0], strict=True))
 
     plain = row(Knowledge())
     raised = row(Knowledge(factor=1.25, learned_factor=1.25))
     assert row(Knowledge(factor=1.25), "off") == plain
     assert row(Knowledge(learned_factor=1.25)) == plain
     changed = {"clv_90d", "clv_365d", "expected_orders_90d", "expected_orders_365d"}
-    assert differing(raised, plain) - MOVED == changed
+    changed |= {"moved_by_orders"}
+    assert {name for name, one in raised.items() if one != plain[name]} == changed
+    shifted = row(Knowledge(factor=1.25), last_clv=plain["clv_365d"])
+    assert shifted["moved_by_parameters"] == round(raised["clv_365d"] - plain["clv_365d"], 2)
+    others = ("orders", "returns", "time")
+    assert [shifted[f"moved_by_{other}"] for other in others] == [0.0] * 3
     for name in changed:
         assert raised[name] == pytest.approx(1.25 * plain[name], rel=1e-3, abs=0.01), name
     moved = Conformal()
     moved.upper = np.full(4, 1.0)
     wider = row(Knowledge(intervals={90: moved}))
-    assert differing(wider, plain) == {"clv_90d_high"}
+    assert {name for name, one in wider.items() if one != plain[name]} == {"clv_90d_high"}
     assert wider["clv_90d_high"] > 1.5 * plain["clv_90d_high"]
 
 

@@ -20,7 +20,7 @@ the first order of a day after the one on which a cohort is due or its horizon o
 Horizons of more than 126 days are predicted for less often, so that no more than 9 cohorts wait.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
@@ -128,8 +128,19 @@ class Grading:
         for horizon in self.horizons.values():
             horizon.waiting.sort(key=lambda cohort: cohort.day)
 
-    def learn(self, learner: Learner, orders: Orders) -> int:
+    def learn(
+        self, learner: Learner, orders: Orders, learn: Callable[[Orders], int] | None = None
+    ) -> int:
         """Let a learner take orders in, and grade in between.
+
+        Parameters
+        ----------
+        learner
+            Whose predictions are graded.
+        orders
+            In the order of the stream.
+        learn
+            Has the learner, and others with it, take in some of them; without it just the learner.
 
         Returns
         -------
@@ -148,7 +159,7 @@ class Grading:
             # Up to and without the first order of a later day.
             stop = int(np.searchsorted(latest, due, side="right"))
             if stop > done:
-                changes += learner.learn(orders[done:stop])
+                changes += (learn or learner.learn)(orders[done:stop])
             if stop < total:
                 until = int(latest[stop]) - 1
                 self._turn(learner, since, until)

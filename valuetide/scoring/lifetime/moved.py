@@ -1,12 +1,14 @@
 """Why lifetime value moved: the change since the last score, split exactly.
 
 From what the last score rested on to what this one rests on it is one step at a time: parameters
-become those of today, time passes, then the customer orders, then returns come in. Each part is
-the difference that its step made, so the parts sum to the whole change, but for rounding. Time
-comes before orders because it did: a customer is silent until they order.
+become those of today, time passes, signals come or fail to come, then the customer orders, then
+returns come in. Each part is the difference that its step made, so the parts sum to the whole
+change, but for rounding. Time comes before orders because it did: a customer is silent until they
+order. What signals said before an order is void after it, so of a customer who ordered that is part
+of what the order did.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -35,7 +37,8 @@ class Moved:
     parameters
         What was learned from all customers.
     interactions, feedback
-        Evidence from visits and ratings.
+        Evidence from visits and ratings, and from there being none; what was learned about how much
+        they tell is part of it.
     """
 
     orders: FloatArray
@@ -109,10 +112,12 @@ def moved_by(
         np.tile(seen.t_x, 2),
         np.concatenate([seen.age, np.maximum(now.seen.age, seen.age)]),
     )
-    found = clv(
-        parameters, Facts(twice, np.tile(before.spent, 2), np.tile(before.yield_rate, 2)), terms
-    )[-1]
+    gained = None if before.gained is None else np.tile(before.gained, 2)
+    both = Facts(twice, np.tile(before.spent, 2), np.tile(before.yield_rate, 2), gained)
+    found = clv(parameters, both, terms)[-1]
     learned, after_time = found[:count], found[count:]
+    waited = both[np.arange(count, 2 * count)]
+    visited, rated = _after_signals(waited, now, after_time, parameters)
     # Value is proportional to what remains of a unit of spend.
     known = np.abs(now.yield_rate) > _NOTHING
     ratio = np.where(known, before.yield_rate, 0.0) / np.where(known, now.yield_rate, 1.0)
@@ -120,14 +125,35 @@ def moved_by(
     if not known.all():
         gone = np.flatnonzero(~known)
         of_now = now[gone]
-        old_yield = Facts(of_now.seen, of_now.spent, before.yield_rate[gone])
+        old_yield = Facts(of_now.seen, of_now.spent, before.yield_rate[gone], of_now.gained)
         after_orders[gone] = clv(parameters, old_yield, terms)[-1]
-    nothing = np.zeros(count)
     return Moved(
         time=after_time - learned,
-        orders=after_orders - after_time,
+        orders=after_orders - rated,
         returns=value_now - after_orders,
         parameters=learned - value_before,
-        interactions=nothing,
-        feedback=nothing,
+        interactions=visited - after_time,
+        feedback=rated - visited,
     )
+
+
+def _after_signals(
+    waited: Facts, now: Facts, value: FloatArray, parameters: Parameters
+) -> tuple[FloatArray, FloatArray]:
+    """Value once interactions are those of now, and once feedback is as well, (h, n)."""
+    if waited.gained is None and now.gained is None:
+        return value, value
+    gained_before, gained_now = _gained(waited), _gained(now)
+    same = (waited.seen.x == now.seen.x) & (waited.seen.t_x == now.seen.t_x)
+    visited = np.where(same, np.stack([gained_now[0], gained_before[1]]), gained_before)
+    rated = np.where(same, gained_now, gained_before)
+    # Value is proportional to P(alive).
+    alive, after_visits, after_ratings = (
+        replace(waited, gained=gained).p_alive(parameters.purchases)
+        for gained in (gained_before, visited, rated)
+    )
+    return value * (after_visits / alive), value * (after_ratings / alive)
+
+
+def _gained(facts: Facts) -> FloatArray:
+    return np.zeros((2, facts.spent.size)) if facts.gained is None else facts.gained

@@ -53,8 +53,13 @@ def log_odds_of_leaving(model: Purchases, seen: Histories) -> FloatArray:
     return odds
 
 
-def p_alive(model: Purchases, seen: Histories) -> FloatArray:
+def p_alive(model: Purchases, seen: Histories, gained: FloatArray | None = None) -> FloatArray:
     """Probability that a customer will buy again some day, (n,).
+
+    Parameters
+    ----------
+    gained
+        What signals add to the log odds of having left, (n,); see ``evidence``.
 
     Notes
     -----
@@ -71,7 +76,10 @@ def p_alive(model: Purchases, seen: Histories) -> FloatArray:
     >>> p_alive(Purchases(0.5, 10.0, 0.8, 2.5), a_year_silent).round(3).tolist()
     [0.557, 0.0]
     """
-    odds = np.clip(log_odds_of_leaving(model, seen), -700.0, 700.0)
+    odds = log_odds_of_leaving(model, seen)
+    if gained is not None:
+        odds += gained
+    np.clip(odds, -700.0, 700.0, out=odds)
     alive: FloatArray = 1.0 / (1.0 + np.exp(odds))
     return alive
 

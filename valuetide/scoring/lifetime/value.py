@@ -22,7 +22,7 @@ import numpy as np
 from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
 from valuetide.scoring.lifetime import purchases, spend
 from valuetide.scoring.lifetime.conformal import Conformal
-from valuetide.scoring.lifetime.parameters import Parameters
+from valuetide.scoring.lifetime.parameters import Parameters, Purchases
 from valuetide.scoring.lifetime.predictive import Predictive
 
 WEEKS_A_YEAR: Final = 365.25 / 7.0
@@ -69,16 +69,30 @@ class Facts:
     yield_rate
         What remains of a unit of spend after returns, cost and cost to serve; 1: revenue is
         scored. See ``yield_rate``.
+    gained
+        What interactions and feedback add to the log odds of having left, (2, n); without it
+        nothing. See ``evidence``.
     """
 
     seen: purchases.Histories
     spent: FloatArray
     yield_rate: FloatArray
+    gained: FloatArray | None = None
+
+    def p_alive(self, model: Purchases) -> FloatArray:
+        """Probability that there will be a next order, (n,)."""
+        seen = purchases.Histories(
+            np.minimum(self.seen.x, MOST_REPEATS), self.seen.t_x, self.seen.age
+        )
+        return purchases.p_alive(
+            model, seen, None if self.gained is None else self.gained.sum(axis=0)
+        )
 
     def __getitem__(self, part: "IntArray | BoolArray") -> "Facts":
         seen = self.seen
         part_seen = purchases.Histories(seen.x[part], seen.t_x[part], seen.age[part])
-        return Facts(part_seen, self.spent[part], self.yield_rate[part])
+        gained = None if self.gained is None else self.gained[:, part]
+        return Facts(part_seen, self.spent[part], self.yield_rate[part], gained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +176,7 @@ def potential(
     seen = purchases.Histories(np.minimum(seen.x, MOST_REPEATS), seen.t_x, seen.age)
     ends = np.array(terms.horizons)
     ahead = purchases.future(model, seen, ends)
-    alive = purchases.p_alive(model, seen)
+    alive = facts.p_alive(model)
     value = spend.expected_order_value(parameters.spend, seen.x, facts.spent)
     orders = ahead.mean
     rate = (model.r + seen.x) / (model.alpha + seen.age)
@@ -196,7 +210,7 @@ def clv(parameters: Parameters, facts: Facts, terms: Terms) -> FloatArray:
     orders = purchases.future(model, seen, ends, with_pairs=False).mean
     rate = (model.r + seen.x) / (model.alpha + seen.age)
     worth = spend.expected_order_value(parameters.spend, seen.x, facts.spent) * facts.yield_rate
-    worth *= purchases.p_alive(model, seen)
+    worth *= facts.p_alive(model)
     return discount(rate, orders, ends, terms.yearly_discount) * worth
 
 

@@ -1,5 +1,7 @@
 """Lifetime value: discounting against fine integration, bounds, returns, and why it moved."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,3 +137,50 @@ def test_parts_sum_where_nothing_remains_of_the_spend() -> None:
     parts = moved_by(before, old, now, value, CDNOW, TERMS)
     np.testing.assert_allclose(total(parts), -old, atol=1e-10)
     np.testing.assert_allclose(parts.returns, -old, atol=1e-10)
+
+
+def with_gained(of: Facts, seed: int) -> Facts:
+    return replace(of, gained=np.random.default_rng(seed).normal(0, 1.5, (2, of.spent.size)))
+
+
+def test_signals_change_value_by_what_they_change_of_survival() -> None:
+    of = facts()
+    told = with_gained(of, 4)
+    base, found = potential(CDNOW, of, TERMS, BOTH), potential(CDNOW, told, TERMS, BOTH)
+    odds = (1 - base.p_alive) / base.p_alive * np.exp(told.gained.sum(axis=0))  # type: ignore[union-attr]
+    np.testing.assert_allclose(found.p_alive, 1 / (1 + odds), rtol=1e-9)
+    ratio = found.p_alive / base.p_alive
+    np.testing.assert_allclose(found.expected_orders, base.expected_orders * ratio)
+    np.testing.assert_allclose(found.clv, base.clv * ratio)
+    np.testing.assert_allclose(clv(CDNOW, told, TERMS), found.clv)
+    np.testing.assert_array_equal(found.median_wait_weeks, base.median_wait_weeks)
+
+
+def test_gaining_nothing_is_the_same_to_the_last_bit() -> None:
+    of = facts()
+    nothing = potential(CDNOW, replace(of, gained=np.zeros((2, 400))), TERMS, BOTH)
+    assert nothing.clv.tobytes() == potential(CDNOW, of, TERMS, BOTH).clv.tobytes()
+
+
+def test_signals_have_their_part_of_the_change_and_parts_sum_to_it() -> None:
+    before = with_gained(facts(), 4)
+    seen = before.seen
+    age, ordered = seen.age + 1.0, np.arange(400) % 2 == 0
+    now = Facts(
+        Histories(seen.x + ordered, np.where(ordered, age, seen.t_x), age),
+        before.spent + 20.0 * ordered,
+        before.yield_rate * 0.9,
+        with_gained(before, 5).gained,
+    )
+    value_before, value_now = clv(CDNOW, before, TERMS)[-1], clv(CDNOW, now, TERMS)[-1]
+    moved = moved_by(before, value_before, now, value_now, CDNOW, TERMS)
+    np.testing.assert_allclose(total(moved), value_now - value_before, atol=1e-9)
+    for part, row in ((moved.interactions, 0), (moved.feedback, 1)):
+        assert not part[ordered].any()
+        fell = now.gained[row, ~ordered] > before.gained[row, ~ordered]  # type: ignore[index]
+        np.testing.assert_array_equal(part[~ordered] < 0, fell)
+    quiet = replace(now, gained=before.gained)
+    value_quiet = clv(CDNOW, quiet, TERMS)[-1]
+    moved = moved_by(before, value_before, quiet, value_quiet, CDNOW, TERMS)
+    assert not moved.interactions.any()
+    assert not moved.feedback.any()
