@@ -24,6 +24,7 @@ from tests.support import lifetime_reference as reference
 from tests.support.lifetime_reference import Floats, Summary, fit, summarise
 from tests.support.shared_data import BESIDE, lifetimes_data
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.grade import pooled_grade, report
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner, pooled
 from valuetide.scoring.lifetime.moved import moved_by
@@ -267,11 +268,15 @@ def accuracy(data: Data, outcome: Outcome) -> None:
         outcome.bound(f"{at}: {name} worse by %", worse, -np.inf, 1.0)
 
 
+def shards_for(data: Data) -> int:
+    """As a deployment would: a shard for every few thousand customers."""
+    return max(1, round(np.unique(data.who).size / 6_000))
+
+
 def weekly(data: Data, outcome: Outcome) -> None:
     """Forecast of the next 13 weeks' revenue of the customers known, each week."""
     start, end = int(data.day[0]), int(data.day[-1])
-    # As a deployment would: a shard for every few thousand customers.
-    count = max(1, round(np.unique(data.who).size / 6_000))
+    count = shards_for(data)
     shards, done = [Learner(0, shards=count) for _ in range(count)], 0
     gradings = [Grading((HORIZON_DAYS,), {}) for _ in range(count)]
     mbg_at, spend_at = np.exp(PRIOR[0]), np.array([4.0, 4.0, 20.0])
@@ -385,6 +390,51 @@ def coverage(data: Data, outcome: Outcome) -> None:
     outcome.bound(f"{data.name}: coverage of likely buyers", shares["likely buyers"], 0.77, 0.83)
 
 
+def grading(data: Data, outcome: Outcome) -> None:
+    """Grades that shards give themselves: intervals judged as they were given, and their cost."""
+    horizons = Terms().horizons
+    days = tuple(round(7 * weeks) for weeks in horizons)
+    who = data.who.astype(np.uint64)
+    for count in (1, 4):
+        shards = [(Learner(0, shards=count), Grading(days, {})) for _ in range(count)]
+        alone = [Learner(0, shards=count) for _ in range(count)]
+        graded = learning = 0.0
+        for start in range(0, data.day.size, BATCH):
+            part = slice(start, start + BATCH)
+            orders = Orders(who[part], data.day[part], data.amount[part])
+            for nth in range(count):
+                mine = orders[orders.who % np.uint64(count) == nth]
+                begin = time.process_time()
+                alone[nth].learn(mine)
+                between = time.process_time()
+                shards[nth][1].learn(shards[nth][0], mine)
+                learning += between - begin
+                graded += time.process_time() - between
+        weeks = count * (int(data.day[-1]) - int(data.day[0])) / 7
+        extra = {
+            "us an order": round((graded - learning) / data.day.size * 1e6, 2),
+            "ms a shard and week": round((graded - learning) / weeks * 1e3, 2),
+        }
+        waiting = sum(len(c.encode()) for h in shards[0][1].horizons.values() for c in h.waiting)
+        print(f"  {data.name}, {count} shards grade themselves: CPU {extra}, {waiting} bytes wait")
+        outcome.values[f"{data.name} grading, {count} shards"] = extra
+        for horizon in days:
+            whole = pooled_grade(shard.horizons[horizon].grade for _, shard in shards)
+            found = report(whole.total)
+            row = {
+                "outcomes": found.outcomes, "coverage": found.coverage,
+                "likely": found.likely_coverage, "bias of orders": found.orders.bias,
+                "bias of revenue": found.revenue.bias, "MAE": found.orders.mae,
+                "slope": found.orders.slope, "slope of revenue": found.revenue.slope,
+            }  # fmt: skip
+            print(f"    {horizon} days " + "  ".join(f"{k} {v:.4g}" for k, v in row.items()))
+            outcome.values[f"{data.name} grade, {count} shards, {horizon} days"] = row
+            # Of the longer horizon all there is was predicted before any outcome was known.
+            if horizon == HORIZON_DAYS and count == shards_for(data):
+                name = f"{data.name}: coverage of likely buyers graded by {count} shards"
+                outcome.bound(name, found.likely_coverage, 0.77, 0.83)
+
+
 def cutting(data: Data, outcome: Outcome) -> None:
     """Batch sizes and restarts make no difference at all."""
     straight = learned(data).encode()
@@ -445,7 +495,7 @@ def main() -> int:
         sets += [cdnow("CDNOW all"), online_retail()]
     for data in sets:
         accuracy(data, outcome)
-        for measure in (cutting, cost, coverage, weekly):
+        for measure in (cutting, cost, coverage, grading, weekly):
             measure(data, outcome)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1))

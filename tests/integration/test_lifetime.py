@@ -187,6 +187,14 @@ def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Sc
     graded = found_model["grades"]["90d"]["all"]
     assert graded["outcomes"] == report(learned.knowledge.grades[90].total).outcomes > 1_000
     assert 0.6 < graded["likely_coverage"] < 0.95
+    spend = sum(
+        (score["expected_orders_90d"] or 0.0) * (score["expected_order_value"] or 0.0)
+        for score in state.values()
+    )
+    in_scores = learned.knowledge.factor
+    assert found_model["forecast"]["revenue_90d"] == pytest.approx(
+        spend / in_scores * found_model["ratio_correction"]["factor"], rel=1e-4
+    )
     text = cli(pipeline.environment, "model", "--no-equity").stdout
     assert f"90 days ahead, {graded['outcomes']:,.0f} outcomes known" in text
     assert f"learned from {learned.orders:,} orders" in text

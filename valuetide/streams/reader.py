@@ -14,7 +14,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.current_value import current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.parameters import Parameters
-from valuetide.scoring.lifetime.ranks import Percentiles, Ranks
+from valuetide.scoring.lifetime.ranks import Percentiles
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
@@ -57,6 +57,23 @@ class Overview:
     events: dict[str, dict[str, int]]
     positions: dict[tuple[str, int], int]
     months: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """Sums over all customers, base currency, by horizon.
+
+    Attributes
+    ----------
+    equity
+        Of clv: margin, discounted.
+    revenue
+        Expected from the customers there are, before returns and costs, not discounted; with the
+        ratio corrector whether it is proven or not, unless the settings turn it off.
+    """
+
+    equity: dict[str, float]
+    revenue: dict[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,13 +230,13 @@ class Reader:
             When what is in Redis cannot be read.
         """
         partitions, horizons = range(self._settings.partitions), self._settings.horizons_days
+        names = share_pieces(horizons)
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in partitions:
                     key = model_key(self._settings.key_prefix, partition)
-                    pipeline.hmget(key, share_pieces(horizons))
+                    pipeline.hmget(key, names)
                 rows = await pipeline.execute()
-        names = share_pieces(horizons)
         models = [
             {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
             for row in rows
@@ -235,12 +252,30 @@ class Reader:
 
     async def equity(self, now_ms: int | None = None) -> dict[str, float]:
         """Give the sum of all customers' clv by horizon; see :meth:`evaluate`."""
-        names = [f"clv_{days}d" for days in self._settings.horizons_days]
-        sums: dict[str, list[float]] = {name: [] for name in names}
-        async for score in self.evaluate(now_ms):
-            for name in names:
-                sums[name].append(cast("dict[str, float | None]", score)[name] or 0.0)
-        return {name: math.fsum(values) for name, values in sums.items()}
+        return (await self.outlook(now_ms)).equity
+
+    async def outlook(self, now_ms: int | None = None) -> Outlook:
+        """Give what all customers together are worth, and will spend; see :meth:`evaluate`."""
+        days = self._settings.horizons_days
+        clv: dict[int, list[float]] = {horizon: [] for horizon in days}
+        spend: dict[int, list[float]] = {horizon: [] for horizon in days}
+        async for one in self.evaluate(now_ms):
+            score = cast("dict[str, float | None]", one)
+            worth = score["expected_order_value"] or 0.0
+            for horizon in days:
+                clv[horizon].append(score[f"clv_{horizon}d"] or 0.0)
+                spend[horizon].append((score[f"expected_orders_{horizon}d"] or 0.0) * worth)
+        learned = await self.learned()
+        # Of the sum over all customers the corrector is a good guess before it is proven, too.
+        in_scores = learned.knowledge.factor if learned.corrected else 1.0
+        factor = learned.knowledge.learned_factor / in_scores if learned.corrected else 1.0
+        return Outlook(
+            {f"clv_{horizon}d": math.fsum(values) for horizon, values in clv.items()},
+            {
+                f"revenue_{horizon}d": factor * math.fsum(values)
+                for horizon, values in spend.items()
+            },
+        )
 
     async def evaluate(self, now_ms: int | None = None) -> AsyncIterator[Score]:
         """Give the score that every customer has at a moment, computed from the stored states.
@@ -260,7 +295,6 @@ class Reader:
             When what is in Redis cannot be read.
         """
         settings, prefix = self._settings, self._settings.key_prefix
-        knowledge = (await self.learned()).knowledge
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
                 for partition in range(settings.partitions):
@@ -272,7 +306,9 @@ class Reader:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
         models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
-        percentiles = Percentiles(map(Ranks, models))
+        shares = decode_shares(range(len(models)), models, settings.horizons_days)
+        knowledge = pooled_knowledge(shares)
+        percentiles = Percentiles(share.ranks for share in shares.values())
         for partition, record in enumerate(fields):
             totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
             try:

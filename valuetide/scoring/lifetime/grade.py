@@ -7,7 +7,7 @@
          predicted, realised, absolute error, predicted squared, predicted times realised
 
 Sums add up over cohorts and shards, and everything that is reported follows from them. The recent
-ones forget a tenth with each cohort. Deciles are those of the predicted revenue within a cohort,
+ones forget a fifth with each cohort. Deciles are those of the predicted revenue within a cohort,
 the lowest first. Likely are those whose probability of nothing is below the level: the others'
 interval is from nothing to nothing, which holds more often than it promises by its nature.
 """
@@ -28,8 +28,8 @@ _SUMS: Final = 5
 _WIDTH: Final = _COUNTS + 2 * _SUMS
 _HEAD: Final = struct.Struct("<HHIQ")
 _BYTES: Final = _HEAD.size + 2 * DECILES * _WIDTH * 8
-# Ten cohorts are remembered on average: ten weeks of a horizon of 90 days, a year of one of 365.
-_KEPT: Final = 0.9
+# Five cohorts are remembered on average: ten weeks of a horizon of 90 days, 30 of one of 365.
+_KEPT: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True)

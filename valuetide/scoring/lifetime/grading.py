@@ -4,8 +4,8 @@
     cohort:<days>:<slot>   a cohort that waits, see cohort.py; empty once it is closed
     tempo                  the ratio corrector, see tempo.py
 
-The learner's sample holds exact histories of customers drawn at random. At the end of every seventh
-day, by event time, an eighth of a full sample is predicted for, another eighth each time. When
+The learner's sample holds exact histories of customers drawn at random. At the end of every second
+week, by event time, a quarter of a full sample is predicted for, another quarter each time. When
 the horizon is over, what came of those customers is known: it moves the ends of the intervals, is
 added to the grade, and, of the shortest horizon, teaches the ratio corrector.
 
@@ -15,9 +15,9 @@ are of revenue, not discounted. Intervals learned from them hold for clv as well
 units of the spread of logarithms, which a factor of margin or discount leaves as it is.
 
 All of it happens between two orders, at places that do not depend on how the stream is cut: before
-the first order of a day after the one that ends a cohort's week or horizon.
+the first order of a day after the one on which a cohort is due or its horizon over.
 
-Horizons of more than 91 days are predicted for less often, so that no more than 13 cohorts wait.
+Horizons of more than 126 days are predicted for less often, so that no more than 9 cohorts wait.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,9 +33,9 @@ from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.sample import Orders
 from valuetide.scoring.lifetime.tempo import FIRST_DAYS, Tempo
 
-PERIOD_DAYS: Final = 7
-_MOST_WAITING: Final = 13
-_COHORT_SIZE: Final = 256
+PERIOD_DAYS: Final = 14
+_MOST_WAITING: Final = 9
+_COHORT_SIZE: Final = 512
 TOO_EARLY: Final = 0.0
 """Instead of a factor in a cohort from which the corrector is not to learn."""
 
@@ -65,7 +65,7 @@ class Horizon:
     conformal, grade
         Learned from the cohorts that are closed.
     waiting
-        Cohorts whose outcome is not known yet, in their order; at most 13.
+        Cohorts whose outcome is not known yet, in their order; at most 9.
     """
 
     def __init__(self, days: int) -> None:

@@ -25,8 +25,8 @@ FIRST_DAYS: Final = 42
 _BYTES: Final = struct.Struct("<HHIQddddd")
 # Weight of a cohort relative to the next one; as many cohorts of agreement are assumed before the
 # first.
-_DECAY: Final = 0.85
-_PRIOR_COHORTS: Final = 4.0
+_DECAY: Final = 0.72
+_PRIOR_COHORTS: Final = 2.0
 _POWER: Final = 0.5
 # With fewer cohorts than this nothing can be said about whether the factor helps.
 _PROOF_COHORTS: Final = 4
@@ -40,7 +40,7 @@ class Tempo:
     >>> tempo = Tempo()
     >>> tempo.learn(predicted=100.0, factor=1.0, actual=200.0)
     >>> tempo.actual, tempo.factor
-    (200.0, 1.0540925533894598)
+    (200.0, 1.0954451150103321)
     """
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from valuetide.streams.cli.common import json_option, print_json, run
 
 if TYPE_CHECKING:
     from valuetide.scoring.lifetime.grade import Grade, Quality, Report
-    from valuetide.streams.reader import Learned
+    from valuetide.streams.reader import Learned, Outlook
 
 SIGNIFICANT = 6
 
@@ -19,14 +19,15 @@ SIGNIFICANT = 6
 @click.option(
     "--equity/--no-equity",
     default=True,
-    help="Sum the clv of all customers, which walks over all of them.",
+    help="Sum clv and expected revenue of all customers, which walks over all of them.",
 )
 @json_option
 def model(equity: bool, as_json: bool) -> None:
     """Show what was learned from the orders, how good predictions were, and the customer equity.
 
     Purchases are described by MBG/NBD (r, alpha in weeks, a, b), what is spent by Gamma-Gamma
-    (p, q, gamma in the base currency). Customer equity is the sum of all clv.
+    (p, q, gamma in the base currency). Customer equity is the sum of all clv; the forecast is the
+    revenue that the customers there are will bring.
 
     Predictions are compared with what came when their horizon is over: by deciles of customers,
     those of the least predicted revenue first, means of a customer. Recent ones weigh more.
@@ -40,19 +41,24 @@ def model(equity: bool, as_json: bool) -> None:
 
     settings = load_settings()
 
-    async def read() -> "tuple[Learned, dict[str, float] | None]":
+    async def read() -> "tuple[Learned, Outlook | None]":
         async with Reader(settings) as reader:
-            return await reader.learned(), await reader.equity() if equity else None
+            return await reader.learned(), await reader.outlook() if equity else None
 
-    learned, sums = run(read())
+    learned, outlook = run(read())
+    sums, revenue = (outlook.equity, outlook.revenue) if outlook else (None, None)
     if as_json:
-        print_json(model_as_json(learned, sums))
+        print_json(model_as_json(learned, sums, revenue))
         return
-    for line in model_lines(learned, sums, settings.vocabulary.base_currency):
+    for line in model_lines(learned, sums, settings.vocabulary.base_currency, revenue):
         click.echo(line)
 
 
-def model_as_json(learned: "Learned", equity: dict[str, float] | None) -> dict[str, Any]:
+def model_as_json(
+    learned: "Learned",
+    equity: dict[str, float] | None,
+    revenue: dict[str, float] | None = None,
+) -> dict[str, Any]:
     """Give parameters, numbers, grades and equity, ready for JSON."""
     knowledge = learned.knowledge
     return {
@@ -65,13 +71,17 @@ def model_as_json(learned: "Learned", equity: dict[str, float] | None) -> dict[s
             "factor": knowledge.learned_factor,
         },
         "grades": {f"{days}d": _grade_as_json(one) for days, one in knowledge.grades.items()},
-        "equity": None
-        if equity is None
-        else {name: round(value, 2) for name, value in equity.items()},
+        "equity": _rounded(equity),
+        "forecast": _rounded(revenue),
     }
 
 
-def model_lines(learned: "Learned", equity: dict[str, float] | None, currency: str) -> list[str]:
+def model_lines(
+    learned: "Learned",
+    equity: dict[str, float] | None,
+    currency: str,
+    revenue: dict[str, float] | None = None,
+) -> list[str]:
     """Give what was learned as lines to read."""
     found, knowledge = learned.parameters, learned.knowledge
     lines = [
@@ -81,12 +91,17 @@ def model_lines(learned: "Learned", equity: dict[str, float] | None, currency: s
         f"spend      {_named(asdict(found.spend))}",
         f"correction {_correction(knowledge.factor, knowledge.learned_factor, learned.corrected)}",
     ]
-    if equity is not None:
-        sums = ", ".join(f"{value:,.2f} {currency} ({name})" for name, value in equity.items())
-        lines.append(f"equity     {sums}")
+    for title, sums in (("equity", equity), ("forecast", revenue)):
+        if sums is not None:
+            found_sums = ", ".join(f"{v:,.2f} {currency} ({name})" for name, v in sums.items())
+            lines.append(f"{title:10} {found_sums}")
     for days, grade in knowledge.grades.items():
         lines += ["", *_grade_lines(days, grade, currency)]
     return lines
+
+
+def _rounded(sums: dict[str, float] | None) -> dict[str, float] | None:
+    return None if sums is None else {name: round(value, 2) for name, value in sums.items()}
 
 
 def _correction(factor: float, learned: float, corrected: bool) -> str:

@@ -6,8 +6,9 @@ slot of a Redis Cluster:
     cv:{p}:customer:<id>   hash    the score fields, readable; s = packed state (scoring.packed)
     cv:{p}:commit          hash    sequence, writer, offsets, counters, totals, settings
     cv:{p}:series:month    hash    YYYY-MM -> sums of accepted order events
-    cv:{p}:model           hash    what the shard has learned, and the ranks of its customers, in
-                                   pieces (scoring.lifetime.pieces, scoring.lifetime.ranks)
+    cv:{p}:model           hash    what the shard has learned, the grades of what it predicted, and
+                                   the ranks of its customers, in pieces (scoring.lifetime.pieces,
+                                   scoring.lifetime.grading, scoring.lifetime.ranks)
     cv:{p}:top:<field>     zset    the shard's best customers by that field
 
 A score field without a value is an empty string. Redis keeps a small hash in a compact list while

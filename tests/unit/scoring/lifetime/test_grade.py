@@ -41,7 +41,7 @@ def test_all_sums_remember_and_recent_ones_forget() -> None:
     for seed in range(5):
         grade.add(cohort(seed))
         grade = Grade.decode(grade.encode())
-    weights = 0.9 ** np.arange(4, -1, -1)
+    weights = 0.8 ** np.arange(4, -1, -1)
     errors = [np.abs(one.orders - one.real_orders).mean() for one in map(cohort, range(5))]
     assert report(grade.total).orders.mae == pytest.approx(np.mean(errors))
     assert report(grade.recent).orders.mae == pytest.approx(np.average(errors, weights=weights))

@@ -35,7 +35,7 @@ def test_the_factor_is_the_root_of_the_weighted_ratio() -> None:
     tempo = Tempo()
     for one, other in zip(predicted.tolist(), actual.tolist(), strict=True):
         tempo.learn(one, 1.0, other)
-    weight, prior = 0.85 ** np.arange(11, -1, -1), 4 * actual.mean()
+    weight, prior = 0.72 ** np.arange(11, -1, -1), 2 * actual.mean()
     wanted = np.sqrt((weight @ actual + prior) / (weight @ predicted + prior))
     assert tempo.factor == pytest.approx(wanted)
 
