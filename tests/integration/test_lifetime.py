@@ -210,10 +210,10 @@ def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Sc
 
 
 def test_silent_customers_are_scored_again_in_redis_and_on_the_topic(pipeline: Pipeline) -> None:
-    events = [(topic, event) for topic, event in shop() if topic == "orders"]
+    events: list[Facts] = [(topic, event) for topic, event in shop() if topic == "orders"]
     pipeline.send(events)
     last = max(event["occurred_at"] for _, event in events)
-    later = [
+    later: list[Facts] = [
         ("orders", {**order_of(f"new-{number}"), "occurred_at": last + 200 * DAY})
         for number in range(40)
     ]
@@ -247,5 +247,5 @@ def order_of(customer: str) -> dict[str, Any]:
         "order_id": f"o-{customer}",
         "kind": "placed",
         "amount": 10.0,
-        "currency": "USD",
+        "currency": "EUR",
     }

@@ -20,10 +20,13 @@ from valuetide.scoring.lifetime.evidence_pieces import (
     EvidencePieces,
     assemble_evidence,
 )
+from valuetide.scoring.lifetime.grading import Grading
+from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.purchases import Histories, log_odds_of_leaving
+from valuetide.scoring.lifetime.ranks import Ranks
 from valuetide.scoring.signals import BLAME, CONTACT, ENGAGEMENT, NO_SIGNAL, PRAISE
 from valuetide.streams.decode import Decoder, Role
-from valuetide.streams.pool import Pool
+from valuetide.streams.pool import Pool, Share
 from valuetide.streams.store import Commit
 from valuetide.streams.store.memory import MemoryStore
 
@@ -178,20 +181,21 @@ def test_pieces_written_as_they_change_are_the_whole() -> None:
 def test_shards_score_with_what_all_have_learned_of_signals() -> None:
     async def scenario() -> None:
         store, pool = MemoryStore(), Pool(lambda: 0.0)
-        assert pool.rates.silent
-        pool.put(0, world_with("off").shard._memory._model.learner, 1, Evidence())
-        assert pool.rates.silent
-        pieces = {HEAD: learned().encode_head()}
+        share = Share(Learner(), 1, Grading((90,), {}), Ranks(), Evidence())
+        assert pool.knowledge.rates.silent
+        pool.put(0, share)
+        assert pool.knowledge.rates.silent
+        pieces = {"head": Learner().encode_head(), HEAD: learned().encode_head()}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
-        await pool.refresh(store, 2, 10.0)
+        await pool.refresh(store, 2, 10.0, (90,))
         wanted = proven_rates([learned()]).log_ratio
-        assert pool.rates.log_ratio.tolist() == wanted.tolist()
+        assert pool.knowledge.rates.log_ratio.tolist() == wanted.tolist()
         pool.release(0)
-        assert pool.rates.log_ratio.tolist() == wanted.tolist()
-        await store.commit(Commit(2, 1, "w", {}, {}, [], [], [], {}, {HEAD: b"short"}))
-        pool.put(0, world_with("off").shard._memory._model.learner, 1, Evidence())
+        assert pool.knowledge.rates.log_ratio.tolist() == wanted.tolist()
+        await store.commit(Commit(2, 1, "w", {}, {}, [], [], [], {}, pieces | {HEAD: b"short"}))
+        pool.put(0, share)
         with pytest.raises(FaultError, match="partition 2"):
-            await pool.refresh(store, 3, 10.0)
+            await pool.refresh(store, 3, 10.0, (90,))
 
     run_quickly(scenario())
 
