@@ -39,14 +39,24 @@ class Sums:
 
 @dataclass
 class Load:
-    """Events by topic's role and partition, and what must come of them."""
+    """Events by topic's role and partition, and what must come of them.
+
+    ``sequence`` has the place of each event in the order in which they happen.
+    """
 
     messages: dict[tuple[str, int], list[tuple[bytes, bytes]]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    sequence: list[tuple[str, int]] = field(default_factory=list)
     customers: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
     bad: int = 0
     events: int = 0
+
+    def in_order(self) -> Iterator[tuple[str, int, bytes, bytes]]:
+        """Give role, partition, key and value of each event as they happen."""
+        at = {place: iter(messages) for place, messages in self.messages.items()}
+        for place in self.sequence:
+            yield (*place, *next(at[place]))
 
     def total(self, name: str) -> int:
         """Give the sum of one of the customers' sums."""
@@ -79,7 +89,9 @@ def make_load(
     home = {customer: partition_of(customer, partitions) for customer in names}
     load = Load(events=len(who))
     for i, (customer, role) in enumerate(zip(who, roles, strict=True)):
-        messages = load.messages[role, home[customer]]
+        place = (role, home[customer])
+        load.sequence.append(place)
+        messages = load.messages[place]
         if chance.random() < BAD_SHARE:
             load.bad += 1
             messages.append((customer.encode(), chance.choice(BAD)))
