@@ -60,13 +60,16 @@ def summary(
     seconds: NDArray[np.float64], late_seconds: float, cpu_us_per_event: float | None = None
 ) -> Latency:
     """Give the percentiles of latencies, ``(n,)`` in seconds."""
-    p50, p90, p99 = (float(v) * 1e3 for v in np.percentile(seconds, (50, 90, 99)))
-    worst = float(seconds.max()) * 1e3
+    p50, p90, p99 = np.percentile(seconds, (50, 90, 99)).tolist()
+    worst = float(seconds.max())
     return Latency(
-        *(round(v, 2) for v in (p50, p90, p99, worst)),
-        len(seconds),
-        round(late_seconds * 1e3, 2),
-        cpu_us_per_event,
+        p50_ms=round(p50 * 1e3, 2),
+        p90_ms=round(p90 * 1e3, 2),
+        p99_ms=round(p99 * 1e3, 2),
+        worst_ms=round(worst * 1e3, 2),
+        events=len(seconds),
+        sender_late_ms=round(late_seconds * 1e3, 2),
+        cpu_us_per_event=cpu_us_per_event,
     )
 
 

@@ -15,7 +15,8 @@ import json
 import statistics
 import time
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +35,8 @@ from valuetide.streams.settings import Settings
 WAIT_SECONDS = 900.0
 POLL_SECONDS = 0.05
 USAGE_KEYS = 1_000
+
+Observed = Callable[[int], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,18 @@ def difference(state: dict[str, Sums], load: Load) -> str:
     return f"{len(wrong)}, " + "; ".join(shown)
 
 
+def _nobody(pid: int) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
 async def one_round(
-    load: Load, *, workers: int = 1, after: int = 0, live: bool = False, **overrides: object
+    load: Load,
+    *,
+    workers: int = 1,
+    after: int = 0,
+    live: bool = False,
+    observed: Observed = _nobody,
+    **overrides: object,
 ) -> Measured:
     """Run the job once from the beginning, verify it, and give what was measured.
 
@@ -138,6 +151,8 @@ async def one_round(
         before the events are written, and the writing takes its share of the machine.
     after
         Events that are done before measuring begins.
+    observed
+        Makes a context that is entered with the first worker's process id while it works.
     overrides
         Settings.
     """
@@ -149,7 +164,8 @@ async def one_round(
             positions = await produce(settings, load)
         async with Reader(settings) as reader:
             before = busy_share()
-            first, last = await watch(crew, reader, load.events, after)
+            with observed(crew[0].pid):
+                first, last = await watch(crew, reader, load.events, after)
             busy, machine = (now - then for now, then in zip(busy_share(), before, strict=True))
             if not await reader.wait_for_positions(positions, WAIT_SECONDS):
                 raise AssertionError(f"not done in time; the worker says\n{crew[0].log_tail()}")

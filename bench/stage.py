@@ -1,5 +1,6 @@
 """Servers for one measurement, and what the operating system says of processes."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,16 @@ def cpu_seconds(pids: Iterable[int]) -> float:
             continue
         total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: proc(5)
     return total / TICKS
+
+
+def thread_cpu_seconds(pid: int) -> dict[int, float]:
+    """Give the CPU time so far, user and system, of each thread of a process."""
+    found = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found[int(task.name)] = (int(fields[11]) + int(fields[12])) / TICKS
+    return found
 
 
 def memory_mib(pid: int, name: str = "VmRSS") -> float:
