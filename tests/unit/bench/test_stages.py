@@ -12,7 +12,7 @@ OTHER = "thread (8): Thread-1;_run (asyncio/events.py:2)"
         ("decode (valuetide/streams/decode.py:9)", "decode"),
         ("score (valuetide/streams/shard_memory.py:190)", "current value, ranks, totals"),
         ("expect (valuetide/streams/shard_model.py:99);f (numpy/x.py:1)", "lifetime value"),
-        ("select (selectors.py:468)", "shard, rest"),
+        ("f (elsewhere.py:468)", "shard, rest"),
     ],
 )
 def test_the_innermost_frame_of_a_stage_counts(frame: str, stage: str) -> None:
