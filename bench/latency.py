@@ -219,7 +219,7 @@ def latencies(
 
 async def settle(settings: Settings, load: Load) -> None:
     """Wait until everything is committed."""
-    positions = {place: len(messages) for place, messages in load.messages.items()}
+    positions = load.positions(load.events)
     async with Reader(settings) as reader:
         if not await reader.wait_for_positions(positions, SETTLE_SECONDS):
             raise AssertionError("not done in time")

@@ -6,7 +6,7 @@ events, for the worker and for each of its peers.
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,7 +41,18 @@ class Sums:
 class Load:
     """Events by topic's role and partition, and what must come of them.
 
-    ``sequence`` has the place of each event in the order in which they happen.
+    Attributes
+    ----------
+    messages
+        Key and value of each event by its place.
+    sequence
+        The place of each event in the order in which they happen.
+    customers
+        What must come of each.
+    bad
+        Number of events that are bad.
+    warm, warm_bad
+        Number of events at the beginning that are not measured, and of the bad ones among them.
     """
 
     messages: dict[tuple[str, int], list[tuple[bytes, bytes]]] = field(
@@ -50,7 +61,17 @@ class Load:
     sequence: list[tuple[str, int]] = field(default_factory=list)
     customers: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
     bad: int = 0
-    events: int = 0
+    warm: int = 0
+    warm_bad: int = 0
+
+    @property
+    def events(self) -> int:
+        """How many events there are, the first ones included."""
+        return len(self.sequence)
+
+    def positions(self, count: int) -> Counter[tuple[str, int]]:
+        """Give by place the offset after the last of the first ``count`` events."""
+        return Counter(self.sequence[:count])
 
     def in_order(self) -> Iterator[tuple[str, int, bytes, bytes]]:
         """Give role, partition, key and value of each event as they happen."""
@@ -64,7 +85,13 @@ class Load:
 
 
 def make_load(
-    events: int, partitions: int, seed: int, *, customers: int | None = None, once: bool = False
+    events: int,
+    partitions: int,
+    seed: int,
+    *,
+    customers: int | None = None,
+    warm: int = 0,
+    once: bool = False,
 ) -> Load:
     """Make events.
 
@@ -78,22 +105,28 @@ def make_load(
         Of all chance.
     customers
         How many there are; a tenth of the events unless told otherwise.
+    warm
+        Events that come before them and are not measured, of the same kind.
     once
-        Whether each customer has one event before the others follow; these come on top.
+        Whether these are one event of each customer instead.
     """
     chance = random.Random(seed)
     names = [f"customer-{i}" for i in range(customers or max(1, events // CUSTOMERS_SHARE))]
     weights = [1.0 / (i + 1) ** ZIPF for i in range(len(names))]
-    who = (names if once else []) + chance.choices(names, weights, k=events)
+    warm = len(names) if once else warm
+    who = (names if once else []) + chance.choices(
+        names, weights, k=events if once else warm + events
+    )
     roles = chance.choices(list(SHARES), list(SHARES.values()), k=len(who))
     home = {customer: partition_of(customer, partitions) for customer in names}
-    load = Load(events=len(who))
+    load = Load(warm=warm)
     for i, (customer, role) in enumerate(zip(who, roles, strict=True)):
         place = (role, home[customer])
         load.sequence.append(place)
         messages = load.messages[place]
         if chance.random() < BAD_SHARE:
             load.bad += 1
+            load.warm_bad += i < warm
             messages.append((customer.encode(), chance.choice(BAD)))
         else:
             event = _event(chance, i, customer, role, load.customers[customer])
@@ -130,22 +163,30 @@ def _event(
     return event
 
 
-async def produce(settings: Settings, load: Load) -> dict[tuple[str, int], int]:
-    """Write all events to their topics; gives the offset after the last of each partition."""
+def difference(state: dict[str, Sums], load: Load) -> str:
+    """Show the first customers whose sums are not what they must be."""
+    names = sorted(state.keys() | load.customers.keys())
+    wrong = [n for n in names if state.get(n) != load.customers.get(n)]
+    shown = [f"{n} is {state.get(n)}, must be {load.customers.get(n)}" for n in wrong[:3]]
+    return f"{len(wrong)}, " + "; ".join(shown)
+
+
+async def produce(settings: Settings, load: Load, begin: int, end: int) -> None:
+    """Write the events from ``begin`` up to ``end`` in sequence to their topics."""
     producer: AIOKafkaProducer = AIOKafkaProducer(
         bootstrap_servers=settings.broker, max_batch_size=256 * 1024
     )
+    start, stop = load.positions(begin), load.positions(end)
     await producer.start()
     try:
         for place, messages in load.messages.items():
-            for batch in _batches(producer, messages):
+            for batch in _batches(producer, messages[start[place] : stop[place]]):
                 await producer.send_batch(
                     batch, getattr(settings.topics, place[0]), partition=place[1]
                 )
         await producer.flush()
     finally:
         await producer.stop()
-    return {place: len(messages) for place, messages in load.messages.items()}
 
 
 def _batches(producer: AIOKafkaProducer, messages: list[tuple[bytes, bytes]]) -> Iterator[Any]:

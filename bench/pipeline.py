@@ -2,8 +2,9 @@
 
     python -m bench.pipeline [--events 200000] [--rounds 3] [--json build/bench-pipeline.json]
 
-Events are made once and written to the topics before the worker starts, so that only the worker
-is measured, from the first commits seen to the last. A round counts only when the state was
+The worker starts and does some first events. It is frozen while the others are written to the
+topics, and measured from the moment it goes on until all is committed, so that only its work is
+measured, and all of it. A round counts only when the state was
 verified: every event is accounted for, every customer's sums equal those of a plain program over
 the same events, every bad event is a dead letter, and `scores` holds the newest version of each
 customer. CPU time is the operating system's, of the worker process alone.
@@ -24,8 +25,8 @@ from pathlib import Path
 from pydantic_core import from_json
 from redis import asyncio as aioredis
 
-from bench.load import Load, Sums, make_load, produce
-from bench.stage import busy_share, cpu_seconds, fresh_servers, memory_mib
+from bench.load import Load, Sums, difference, make_load, produce
+from bench.stage import busy_share, cpu_seconds, fresh_servers, frozen, memory_mib
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.deadletters import read_dead_letters, read_records
 from valuetide.streams.local import LocalWorker
@@ -35,17 +36,10 @@ from valuetide.streams.settings import Settings
 WAIT_SECONDS = 900.0
 POLL_SECONDS = 0.05
 USAGE_KEYS = 1_000
+WARM = 2_000
+"""First events, which are not measured."""
 
 Observed = Callable[[int], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Events accounted for, the moment, and the workers' CPU time until then."""
-
-    events: int
-    at: float
-    cpu_seconds: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,7 @@ class Measured:
     Attributes
     ----------
     events_per_second, cpu_us_per_event
-        Between the first commits seen and the last.
+        Between the moment the worker goes on and the last commit.
     machine_busy
         Share of all cores' time that was used meanwhile, by whomever.
     memory_mib
@@ -119,14 +113,6 @@ def ms_of(text: str) -> int:
     return int(datetime.fromisoformat(text).timestamp() * 1_000 + 0.5)
 
 
-def difference(state: dict[str, Sums], load: Load) -> str:
-    """Show the first customers whose sums are not what they must be."""
-    names = sorted(state.keys() | load.customers.keys())
-    wrong = [n for n in names if state.get(n) != load.customers.get(n)]
-    shown = [f"{n} is {state.get(n)}, must be {load.customers.get(n)}" for n in wrong[:3]]
-    return f"{len(wrong)}, " + "; ".join(shown)
-
-
 def _nobody(pid: int) -> AbstractContextManager[object]:
     return nullcontext()
 
@@ -135,8 +121,6 @@ async def one_round(
     load: Load,
     *,
     workers: int = 1,
-    after: int = 0,
-    live: bool = False,
     observed: Observed = _nobody,
     **overrides: object,
 ) -> Measured:
@@ -147,36 +131,34 @@ async def one_round(
     load
         The events.
     workers
-        Processes that share the partitions. With more than one, or ``live``, they are ready
-        before the events are written, and the writing takes its share of the machine.
-    after
-        Events that are done before measuring begins.
+        Processes that share the partitions.
     observed
         Makes a context that is entered with the first worker's process id while it works.
     overrides
         Settings.
     """
     with fresh_servers(**overrides) as settings, ExitStack() as stack:
-        positions = {} if live else await produce(settings, load)
         crew = [stack.enter_context(LocalWorker(settings)) for _ in range(workers)]
-        if live:
-            await wait_until_shared(crew, settings.partitions)
-            positions = await produce(settings, load)
+        pids = [worker.pid for worker in crew]
+        await wait_until_shared(crew, settings.partitions)
+        await produce(settings, load, 0, load.warm)
         async with Reader(settings) as reader:
-            before = busy_share()
-            with observed(crew[0].pid):
-                first, last = await watch(crew, reader, load.events, after)
-            busy, machine = (now - then for now, then in zip(busy_share(), before, strict=True))
-            if not await reader.wait_for_positions(positions, WAIT_SECONDS):
-                raise AssertionError(f"not done in time; the worker says\n{crew[0].log_tail()}")
+            await finish(crew, reader, load.positions(load.warm))
+            with frozen(pids):
+                await produce(settings, load, load.warm, load.events)
+            with observed(pids[0]):
+                cpu, at, (busy, machine) = cpu_seconds(pids), time.monotonic(), busy_share()
+                await finish(crew, reader, load.positions(load.events))
+                cpu, seconds = cpu_seconds(pids) - cpu, time.monotonic() - at
+            busy, machine = busy_share()[0] - busy, busy_share()[1] - machine
             overview = await reader.overview()
-        memory = max(memory_mib(worker.pid, "VmHWM") for worker in crew)
+        memory = max(memory_mib(pid, "VmHWM") for pid in pids)
         await verify(settings, load, overview)
         redis_bytes = await memory_usage(settings)
-    events = last.events - first.events
+    events = load.events - load.warm
     return Measured(
-        events / (last.at - first.at),
-        (last.cpu_seconds - first.cpu_seconds) / events * 1e6,
+        events / seconds,
+        cpu / events * 1e6,
         busy / machine,
         memory,
         redis_bytes / len(load.customers),
@@ -194,20 +176,15 @@ async def wait_until_shared(crew: list[LocalWorker], partitions: int) -> None:
     raise AssertionError("the workers do not share the partitions")
 
 
-async def watch(
-    crew: list[LocalWorker], reader: Reader, events: int, after: int
-) -> tuple[Sample, Sample]:
-    """Give the workers' state when commits beyond ``after`` are seen, and when all is done."""
-    first: Sample | None = None
+async def finish(
+    crew: list[LocalWorker], reader: Reader, positions: dict[tuple[str, int], int]
+) -> None:
+    """Wait until the state is committed up to these offsets."""
     give_up = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < give_up:
-        overview = await reader.overview()
-        done = sum(sum(counts.values()) for counts in overview.events.values())
-        now = Sample(done, time.monotonic(), cpu_seconds(worker.pid for worker in crew))
-        if first is None and done > after:
-            first = now
-        if first is not None and done >= events:
-            return first, now
+        at = (await reader.overview()).positions
+        if all(at.get(place, 0) >= offset for place, offset in positions.items()):
+            return
         await asyncio.sleep(POLL_SECONDS)
     raise AssertionError(f"not done in time; the worker says\n{crew[0].log_tail()}")
 
@@ -236,7 +213,7 @@ def main() -> None:
     rounds = []
     for number in range(given.rounds):
         started = time.monotonic()
-        load = make_load(given.events, 4, given.seed + number)
+        load = make_load(given.events, 4, given.seed + number, warm=WARM)
         measured = asyncio.run(one_round(load))
         rounds.append(measured)
         print(

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,9 @@ from valuetide.streams.local import LOCAL, NO_DOORS, prepare
 from valuetide.streams.settings import Settings, load_settings
 
 MIB = 1 << 20
+SESSION_SECONDS = 120.0
+"""A worker may be frozen for this long and keeps its partitions."""
+
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -21,7 +25,12 @@ def fresh_servers(**overrides: Any) -> Iterator[Settings]:
 
     ``VALUETIDE_TEST_SERVERS`` says which; see :mod:`tests.support.servers`.
     """
-    quick: dict[str, Any] = {**LOCAL, "log_level": "warning", "log_format": "json"}
+    quick: dict[str, Any] = {
+        **LOCAL,
+        "session_timeout_seconds": SESSION_SECONDS,
+        "log_level": "warning",
+        "log_format": "json",
+    }
     if kind_of_servers() == "apache":
         del quick["fetch_max_wait_ms"]  # Apache Kafka answers as soon as there is something.
     with make_broker() as broker, make_redis() as redis:
@@ -32,25 +41,46 @@ def fresh_servers(**overrides: Any) -> Iterator[Settings]:
         yield settings
 
 
+@contextmanager
+def frozen(pids: Iterable[int]) -> Iterator[None]:
+    """Stop processes and their descendants for the length of the block.
+
+    What is written meanwhile is there at once when they go on, and writing it took nothing of the
+    time that is measured.
+    """
+    every = tree(pids)
+    for pid in every:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in every:
+            os.kill(pid, signal.SIGCONT)
+
+
+def tree(pids: Iterable[int]) -> list[int]:
+    """Give processes with their descendants."""
+    found: list[int] = []
+    left = list(pids)
+    while left:
+        pid = left.pop()
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                left += [int(child) for child in (task / "children").read_text().split()]
+            found.append(pid)
+    return found
+
+
 def cpu_seconds(pids: Iterable[int]) -> float:
     """Give the CPU time so far, user and system, of processes with their descendants.
 
     Includes children that have ended and were waited for.
     """
-    found, left = set[int](), list(pids)
     total = 0
-    while left:
-        pid = left.pop()
-        if pid in found:
-            continue
-        found.add(pid)
-        try:
+    for pid in tree(pids):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            tasks = list(Path(f"/proc/{pid}/task").iterdir())
-            left += [int(p) for t in tasks for p in (t / "children").read_text().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: proc(5)
+            total += sum(map(int, fields[11:15]))  # utime, stime, cutime, cstime: proc(5)
     return total / TICKS
 
 

@@ -32,4 +32,11 @@ def test_every_customer_has_an_event_before_the_others_follow() -> None:
     load = make_load(100, 4, 1, customers=500, once=True)
     first = [key for *_, key, _ in load.in_order()][:500]
     assert len(set(first)) == 500
-    assert load.events == 600
+    assert (load.events, load.warm) == (600, 500)
+
+
+def test_positions_are_those_after_the_first_events() -> None:
+    load = make_load(1_000, 4, 1, warm=100)
+    assert load.events == 1_100
+    assert load.positions(100).total() == 100
+    assert load.positions(1_100) == {p: len(found) for p, found in load.messages.items()}
