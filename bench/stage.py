@@ -14,7 +14,8 @@ from valuetide.streams.settings import Settings, load_settings
 
 MIB = 1 << 20
 SESSION_SECONDS = 120.0
-"""A worker may be frozen for this long and keeps its partitions."""
+"""A worker may be frozen for this long and keeps its partitions. The embedded broker would keep it
+waiting as long at its first join."""
 
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -25,14 +26,10 @@ def fresh_servers(**overrides: Any) -> Iterator[Settings]:
 
     ``VALUETIDE_TEST_SERVERS`` says which; see :mod:`tests.support.servers`.
     """
-    quick: dict[str, Any] = {
-        **LOCAL,
-        "session_timeout_seconds": SESSION_SECONDS,
-        "log_level": "warning",
-        "log_format": "json",
-    }
+    quick: dict[str, Any] = {**LOCAL, "log_level": "warning", "log_format": "json"}
     if kind_of_servers() == "apache":
         del quick["fetch_max_wait_ms"]  # Apache Kafka answers as soon as there is something.
+        quick["session_timeout_seconds"] = SESSION_SECONDS
     with make_broker() as broker, make_redis() as redis:
         settings = load_settings(
             broker=broker.address, redis_url=redis.url, **{**quick, **NO_DOORS, **overrides}
