@@ -20,7 +20,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pydantic_core import from_json
 from redis import asyncio as aioredis
 
-from bench.environments import NotInstalledError, environment
+from bench.environments import NotInstalledError, environment, java_program
 from bench.load import Load, Sums, difference, make_load, produce
 from bench.stage import busy_share, cpu_seconds, fresh_servers, frozen
 from valuetide.streams.deadletters import read_records
@@ -70,6 +70,7 @@ class Peer:
 
 
 NO_STATE = "no exactly-once state, dedup, learner"
+CHANGELOG = "no dedup, learner; its own state is kept in a changelog, Redis at least once"
 FAUST = ("faust-streaming==0.15.3", PYDANTIC, REDIS)
 FASTSTREAM = ("faststream[kafka]==0.7.8", PYDANTIC, REDIS)
 BYTEWAX = ("bytewax==0.21.1", "confluent-kafka==2.16.1", PYDANTIC, REDIS)
@@ -87,6 +88,7 @@ PEERS = {
         Peer("quix", "quix_plain.py", QUIX, "event", NO_STATE, slow=5),
         Peer("quix-tuned", "quix_tuned.py", QUIX, "event", NO_STATE, slow=2),
         Peer("pathway", "pathway_flow.py", PATHWAY, "batch", NO_STATE),
+        Peer("kafka-streams", "java/KafkaStreamsPeer.java", (), "event", CHANGELOG),
         Peer("confluent-pydantic", "confluent_pydantic.py", CONFLUENT, "event", NO_STATE),
         Peer("confluent-msgspec", "confluent_msgspec.py", CONFLUENT, "batch", NO_STATE),
     )
@@ -131,10 +133,11 @@ class PeerProcess(GuardedServer):
 
 def command_of(peer: Peer) -> list[str]:
     """Give the command that runs a peer, its environment made where need be."""
-    return [
-        str(environment(peer.name.partition("-")[0], peer.requirements)),
-        str(SCRIPTS / peer.script),
-    ]
+    script = SCRIPTS / peer.script
+    if script.suffix == ".java":
+        return java_program(script)
+    python = environment(peer.name.partition("-")[0], peer.requirements)
+    return [str(python), str(script)]
 
 
 async def one_peer_round(peer: Peer, load: Load) -> PeerMeasured:
