@@ -21,7 +21,7 @@ from pydantic_core import from_json
 from redis import asyncio as aioredis
 
 from bench.environments import NotInstalledError, environment, java_program
-from bench.load import Load, Sums, difference, make_load, produce
+from bench.load import CUSTOMERS_SHARE, Load, Sums, difference, make_load, produce
 from bench.stage import busy_share, cpu_seconds, fresh_servers, frozen
 from valuetide.streams.deadletters import read_records
 from valuetide.streams.guarded import GuardedServer
@@ -34,7 +34,9 @@ STILL_SECONDS = 60.0
 """A peer that writes nothing for so long, and is not done, never will be."""
 
 SCAN = 1_000
+PARTITIONS = 4
 WARM = 2_000
+JAVA_WARM = 100_000
 SUMS = tuple(field.name for field in fields(Sums))
 REDIS = "redis==8.1.0"
 PYDANTIC = "pydantic==2.14.3"
@@ -59,6 +61,8 @@ class Peer:
         What of the worker's job it does not do.
     slow
         By what the number of events is divided, so that a round takes a minute at most.
+    warm
+        First events, which are not measured. A Java machine compiles what it does often.
     """
 
     name: str
@@ -67,6 +71,7 @@ class Peer:
     scores: str
     misses: str
     slow: int = 1
+    warm: int = WARM
 
 
 NO_STATE = "no exactly-once state, dedup, learner"
@@ -88,7 +93,7 @@ PEERS = {
         Peer("quix", "quix_plain.py", QUIX, "event", NO_STATE, slow=5),
         Peer("quix-tuned", "quix_tuned.py", QUIX, "event", NO_STATE, slow=2),
         Peer("pathway", "pathway_flow.py", PATHWAY, "batch", NO_STATE),
-        Peer("kafka-streams", "java/KafkaStreamsPeer.java", (), "event", CHANGELOG),
+        Peer("kafka-streams", "java/KafkaStreamsPeer.java", (), "event", CHANGELOG, warm=JAVA_WARM),
         Peer("confluent-pydantic", "confluent_pydantic.py", CONFLUENT, "event", NO_STATE),
         Peer("confluent-msgspec", "confluent_msgspec.py", CONFLUENT, "batch", NO_STATE),
     )
@@ -138,6 +143,12 @@ def command_of(peer: Peer) -> list[str]:
         return java_program(script)
     python = environment(peer.name.partition("-")[0], peer.requirements)
     return [str(python), str(script)]
+
+
+def peer_load(peer: Peer, events: int, seed: int) -> Load:
+    """Give the events of a round; a slow peer gets fewer, of as many customers."""
+    customers = max(1, events // CUSTOMERS_SHARE)
+    return make_load(events // peer.slow, PARTITIONS, seed, customers=customers, warm=peer.warm)
 
 
 async def one_peer_round(peer: Peer, load: Load) -> PeerMeasured:
@@ -236,7 +247,7 @@ def main() -> None:
     given = parser.parse_args()
     for name in PEERS if "all" in given.peers else given.peers:
         for number in range(given.rounds):
-            load = make_load(given.events // PEERS[name].slow, 4, given.seed + number, warm=WARM)
+            load = peer_load(PEERS[name], given.events, given.seed + number)
             try:
                 result = json.dumps(asdict(asyncio.run(one_peer_round(PEERS[name], load))))
             except (AssertionError, NotInstalledError) as error:
