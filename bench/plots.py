@@ -1,10 +1,10 @@
 """Plots of what the other measurements left in build/, into build/.
 
-    python -m bench.plots
+    python -m bench.speed --only plots
 
 ``bench-peers.png``: CPU per event of worker and peers. ``bench-stages.png``: the worker's by stage.
 ``bench-latency.png``: latency distributions. ``bench-customers.png``: cost as customers grow. Each
-is made where its figures are there. Needs matplotlib.
+is made where its figures are there. Runs in an environment of its own, with matplotlib.
 """
 
 import json
@@ -41,7 +41,7 @@ def peers(axes: Any) -> bool:
 
 def stages(axes: Any) -> bool:
     """Draw the worker's CPU per event by stage."""
-    found = _read("bench-stages.json").get("stages", {})
+    found = _read("bench-speed.json").get("stages", {})
     names = list(found)[::-1]
     axes.barh(names, [found[name] for name in names])
     axes.set(xlabel="us of CPU an event")

@@ -13,6 +13,7 @@ import json
 import operator
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections import defaultdict
@@ -21,8 +22,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import latency
-from bench.environments import NotInstalledError
+from bench import latency, stages
+from bench.environments import NotInstalledError, environment
 from bench.load import make_load, produce
 from bench.peer import PARTITIONS, PEERS, PeerMeasured, one_peer_round, peer_load
 from bench.pipeline import WARM, Measured, one_round
@@ -31,6 +32,7 @@ from valuetide.streams.local import LocalWorker
 from valuetide.streams.reader import Reader
 
 FRAMEWORKS = ("faststream", "bytewax", "quix", "pathway")
+MATPLOTLIB = ("matplotlib==3.11.2",)
 START_EVENTS = 1_000
 START_LIMIT_SECONDS = 60.0
 FEW_CUSTOMERS = 10_000
@@ -218,6 +220,28 @@ def measure_latency(given: argparse.Namespace, table: Table) -> None:
             table.put(f"{name}.broker.{field}", value)
 
 
+def measure_stages(given: argparse.Namespace, table: Table) -> None:
+    """Measure where the worker's CPU time goes."""
+    for name, cost in stages.measure(2 * given.events, 20_000, given.seed).items():
+        table.put(f"stages.{name}", cost)
+
+
+def draw(given: argparse.Namespace, table: Table) -> None:
+    """Draw plots of what is in build/."""
+    write(given, table)
+    python = environment("plots", MATPLOTLIB)
+    subprocess.run([str(python), "-m", "bench.plots"], check=True)
+
+
+def write(given: argparse.Namespace, table: Table) -> None:
+    """Write the figures; those of an earlier run stay where this one has only some parts."""
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    before: dict[str, Any] = {}
+    if set(given.only) != set(PARTS) and given.json.exists():
+        before = json.loads(given.json.read_text())
+    given.json.write_text(json.dumps(before | table.found, indent=2) + "\n")
+
+
 PARTS: dict[str, Callable[[argparse.Namespace, Table], None]] = {
     "worker": measure_rounds,
     "peers": measure_rounds,
@@ -226,6 +250,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Table], None]] = {
     "customers": measure_customers,
     "workers": measure_workers,
     "start": measure_start,
+    "stages": measure_stages,
+    "plots": draw,
 }
 
 
@@ -286,8 +312,7 @@ def main() -> None:
     table.put("load_average_after", os.getloadavg()[0])
     lines = [] if given.quick else missed(table)
     table.found["missed"] = lines
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(table.found, indent=2) + "\n")
+    write(given, table)
     print("\n".join(["missed:", *lines] if lines else ["verified" if given.quick else "all kept"]))
     sys.exit(1 if lines else 0)
 

@@ -9,7 +9,6 @@ one; each thread's shares are then those of its CPU time as the operating system
 
 import argparse
 import asyncio
-import json
 import re
 import signal
 import subprocess
@@ -26,6 +25,7 @@ from bench.stage import cpu_seconds, thread_cpu_seconds
 
 PY_SPY = ("py-spy==0.4.3",)
 LOOKS_PER_SECOND = 250
+RAW = Path("build/bench-stages.txt")
 
 STAGES = (
     ("decode", r"streams/decode\.py"),
@@ -132,33 +132,29 @@ class Profiler:
                 spy.wait()
 
 
+def measure(events: int, customers: int, seed: int) -> dict[str, float]:
+    """Give microseconds an event by stage, largest first; what py-spy saw goes to build/."""
+    load = make_load(events, 4, seed, customers=customers, warm=WARM)
+    profiler = Profiler()
+    asyncio.run(one_round(load, observed=profiler.observe))
+    RAW.parent.mkdir(parents=True, exist_ok=True)
+    RAW.write_text(profiler.profile)
+    found = costs(profiler.profile, profiler.thread_seconds, profiler.cpu_seconds)
+    return {name: round(seconds / events * 1e6, 2) for name, seconds in found.items()}
+
+
 def main() -> None:
     """Print microseconds an event by stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--customers", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=Path("build/bench-stages.json"))
     given = parser.parse_args()
-    load = make_load(given.events, 4, given.seed, customers=given.customers, warm=WARM)
-    profiler = Profiler()
-    measured = asyncio.run(one_round(load, observed=profiler.observe))
-    whole = profiler.cpu_seconds / given.events * 1e6
-    found = {
-        name: round(seconds / given.events * 1e6, 2)
-        for name, seconds in costs(
-            profiler.profile, profiler.thread_seconds, profiler.cpu_seconds
-        ).items()
-    }
+    found = measure(given.events, given.customers, given.seed)
+    whole = sum(found.values())
     for name, cost in found.items():
         print(f"{cost:7.2f} us  {cost / whole:4.0%}  {name}")
-    print(
-        f"{whole:7.2f} us  100%  the whole, of {given.events:,} events; "
-        f"machine {measured.machine_busy:.0%} busy"
-    )
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps({"cpu_us_per_event": round(whole, 2), "stages": found}))
-    given.json.with_suffix(".txt").write_text(profiler.profile)
+    print(f"{whole:7.2f} us  100%  the whole, of {given.events:,} events")
 
 
 if __name__ == "__main__":
