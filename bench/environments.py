@@ -9,6 +9,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "build" / "peers"
 INSTALL_SECONDS = 900
+JAVA_OPTIONS = (
+    "-Xmx1g",
+    # Flink reaches into these, as its own scripts allow it to.
+    *(f"--add-opens=java.base/java.{name}=ALL-UNNAMED" for name in ("lang", "util", "time")),
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+)
 
 
 class NotInstalledError(RuntimeError):
@@ -32,12 +38,12 @@ def environment(name: str, requirements: tuple[str, ...]) -> Path:
 def java_program(source: Path) -> list[str]:
     """Give the command that runs a program in Java, its jars fetched and it compiled where need be.
 
-    The jars are those of ``pom.xml`` beside it.
+    The jars are those of ``pom.xml`` beside it; ``Job.java`` from the folder above is part of it.
     """
     pom = source.with_name("pom.xml")
-    mark = hashlib.sha256(pom.read_bytes() + source.read_bytes()).hexdigest()[:12]
-    jars = FOLDER / f"jars-{hashlib.sha256(pom.read_bytes()).hexdigest()[:12]}"
-    classes = FOLDER / f"{source.stem}-{mark}"
+    sources = [source, source.parents[1] / "Job.java"]
+    jars = FOLDER / f"{source.stem}-jars-{_mark([pom])}"
+    classes = FOLDER / f"{source.stem}-{_mark([pom, *sources])}"
     if not (jars / "fetched").exists():
         shutil.rmtree(jars, ignore_errors=True)
         into = ("dependency:copy-dependencies", f"-DoutputDirectory={jars}")
@@ -45,9 +51,13 @@ def java_program(source: Path) -> list[str]:
         (jars / "fetched").touch()
     if not (classes / "compiled").exists():
         shutil.rmtree(classes, ignore_errors=True)
-        _run(["javac", "-cp", f"{jars}/*", "-d", str(classes), str(source)])
+        _run(["javac", "-cp", f"{jars}/*", "-d", str(classes), *map(str, sources)])
         (classes / "compiled").touch()
-    return ["java", "-Xmx1g", "-cp", f"{classes}:{jars}/*", source.stem]
+    return ["java", *JAVA_OPTIONS, "-cp", f"{classes}:{jars}/*", source.stem]
+
+
+def _mark(files: list[Path]) -> str:
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
 def _run(command: list[str]) -> None:

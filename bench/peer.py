@@ -75,7 +75,11 @@ class Peer:
 
 
 NO_STATE = "no exactly-once state, dedup, learner"
-CHANGELOG = "no dedup, learner; its own state is kept in a changelog, Redis at least once"
+CHANGELOG = "no dedup, learner; own state kept in a changelog, Redis behind it"
+CHECKPOINTS = (
+    "no dedup, learner; its own state is exactly-once by checkpoints, Redis lags behind it"
+)
+STREAMS_SCRIPT = "java/kafka_streams/KafkaStreamsPeer.java"
 FAUST = ("faust-streaming==0.15.3", PYDANTIC, REDIS)
 FASTSTREAM = ("faststream[kafka]==0.7.8", PYDANTIC, REDIS)
 BYTEWAX = ("bytewax==0.21.1", "confluent-kafka==2.16.1", PYDANTIC, REDIS)
@@ -93,7 +97,8 @@ PEERS = {
         Peer("quix", "quix_plain.py", QUIX, "event", NO_STATE, slow=5),
         Peer("quix-tuned", "quix_tuned.py", QUIX, "event", NO_STATE, slow=2),
         Peer("pathway", "pathway_flow.py", PATHWAY, "batch", NO_STATE),
-        Peer("kafka-streams", "java/KafkaStreamsPeer.java", (), "event", CHANGELOG, warm=JAVA_WARM),
+        Peer("kafka-streams", STREAMS_SCRIPT, (), "event", CHANGELOG, warm=JAVA_WARM),
+        Peer("flink", "java/flink/FlinkPeer.java", (), "event", CHECKPOINTS, warm=JAVA_WARM),
         Peer("confluent-pydantic", "confluent_pydantic.py", CONFLUENT, "event", NO_STATE),
         Peer("confluent-msgspec", "confluent_msgspec.py", CONFLUENT, "batch", NO_STATE),
     )
