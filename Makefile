@@ -8,7 +8,7 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST ?= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-clv wheel lock clean
+.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-speed bench-stages bench-clv wheel lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -63,7 +63,16 @@ docs: $(VENV)/dev  ## Generate JSON Schema and AsyncAPI into docs/
 	$(BIN)/python -m valuetide.schemas.documents docs
 
 bench-smoke: $(VENV)/dev  ## A small run of the benchmark: that it runs, and that its result is right
-	$(BIN)/python -m bench.pipeline --events 20000 --rounds 1
+	$(BIN)/python -m bench.speed --quick --json build/bench-smoke.json
+
+# make bench-speed                              everything, about an hour
+# make bench-speed ONLY=worker,latency ROUNDS=1
+bench-speed: $(VENV)/dev  ## Speed of worker and peers, latency, growth; fails where a bound is missed
+	VALUETIDE_TEST_SERVERS=apache $(BIN)/python -m bench.speed \
+		$(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(PEERS),--peers $(PEERS))
+
+bench-stages: $(VENV)/dev  ## Where the worker's CPU time goes, by stage
+	VALUETIDE_TEST_SERVERS=apache $(BIN)/python -m bench.stages
 
 bench-clv: $(VENV)/dev  ## Lifetime value through the pipeline against batch fits of the same data
 	$(BIN)/python -m bench.clv

@@ -2,156 +2,78 @@
 
     python -m bench.pipeline [--events 200000] [--rounds 3] [--json build/bench-pipeline.json]
 
-Events are made once and written to the topics before the worker starts, so that only the worker
-is measured, from the first commits seen to the last. A round counts only when the state was
-verified: every event is accounted for, the sums equal those of a plain program over the same
-events, every bad event is a dead letter, and `scores` holds the newest version of each customer.
-CPU time is the operating system's, of the worker process alone.
+The worker starts and does some first events. It is frozen while the others are written to the
+topics, and measured from the moment it goes on until all is committed, so that only its work is
+measured, and all of it. A round counts only when the state was
+verified: every event is accounted for, every customer's sums equal those of a plain program over
+the same events, every bad event is a dead letter, and `scores` holds the newest version of each
+customer. CPU time is the operating system's, of the worker process alone.
 """
 
 import argparse
 import asyncio
 import json
-import os
-import random
 import statistics
 import time
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field
-from decimal import Decimal
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from aiokafka import AIOKafkaProducer
 from pydantic_core import from_json
+from redis import asyncio as aioredis
 
+from bench.load import Load, Sums, difference, make_load, produce
+from bench.stage import busy_share, cpu_seconds, fresh_servers, frozen, memory_mib
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.deadletters import read_dead_letters, read_records
-from valuetide.streams.embedded import embedded_services
-from valuetide.streams.local import LocalWorker, local_settings, prepare
-from valuetide.streams.partitioner import partition_of
+from valuetide.streams.local import LocalWorker
 from valuetide.streams.reader import Overview, Reader
 from valuetide.streams.settings import Settings
 
-CUSTOMERS_SHARE = 10  # events per customer, on average
-ZIPF = 0.8
-BAD_SHARE = 0.001
-SHARES = {"orders": 0.5, "interactions": 0.4, "feedback": 0.1}
-WAIT_SECONDS = 600.0
+WAIT_SECONDS = 900.0
 POLL_SECONDS = 0.05
-START = 1_700_000_000
-BAD = (b"not json", b'{"event_id": 1}', b'{"amount": NaN}', b"", b"[" * 1_000)
+USAGE_KEYS = 1_000
+WARM = 2_000
+"""First events, which are not measured."""
 
-
-@dataclass(frozen=True)
-class Sample:
-    """Events accounted for, the moment, and the worker's CPU time until then."""
-
-    events: int
-    at: float
-    cpu_seconds: float
+Observed = Callable[[int], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Outcome of one round."""
+    """Outcome of one verified round.
+
+    Attributes
+    ----------
+    events_per_second, cpu_us_per_event
+        Between the moment the worker goes on and the last commit.
+    machine_busy
+        Share of all cores' time that was used meanwhile, by whomever.
+    memory_mib
+        The most that one worker held.
+    redis_bytes_per_customer
+        MEMORY USAGE of all keys.
+    """
 
     events_per_second: float
     cpu_us_per_event: float
-
-
-@dataclass
-class Load:
-    """Events by topic and partition, and what must come of them."""
-
-    messages: dict[tuple[str, int], list[tuple[bytes, bytes]]] = field(
-        default_factory=lambda: defaultdict(list)
-    )
-    versions: Counter[str] = field(default_factory=Counter)
-    revenue: Decimal = Decimal()
-    refunds: Decimal = Decimal()
-    cost: Decimal = Decimal()
-    orders: int = 0
-    bad: int = 0
-    events: int = 0
-
-
-def make_load(events: int, partitions: int, seed: int) -> Load:
-    """Make events with Zipf-distributed activity, a thousandth of them bad."""
-    chance = random.Random(seed)
-    customers = [f"customer-{i}" for i in range(max(1, events // CUSTOMERS_SHARE))]
-    weights = [1.0 / (i + 1) ** ZIPF for i in range(len(customers))]
-    who = chance.choices(customers, weights, k=events)
-    roles = chance.choices(list(SHARES), list(SHARES.values()), k=events)
-    home = {customer: partition_of(customer, partitions) for customer in customers}
-    load = Load(events=events)
-    for i, (customer, role) in enumerate(zip(who, roles, strict=True)):
-        place = (role, home[customer])
-        if chance.random() < BAD_SHARE:
-            load.bad += 1
-            load.messages[place].append((customer.encode(), chance.choice(BAD)))
-            continue
-        load.versions[customer] += 1
-        event: dict[str, Any] = {
-            "event_id": f"event-{i}",
-            "customer_id": customer,
-            "occurred_at": START + i / 100,
-        }
-        cents = chance.randrange(100, 20_000)
-        if role == "orders":
-            kind = "returned" if chance.random() < 0.05 else "placed"
-            event |= {"order_id": f"order-{i}", "kind": kind, "amount": cents / 100}
-            event |= {"currency": "EUR", "channel": "web"}
-            if kind == "placed":
-                load.orders += 1
-                load.revenue += Decimal(cents) / 100
-            else:
-                load.refunds += Decimal(cents) / 100
-        elif role == "interactions":
-            event |= {"kind": "visit", "channel": "web", "cost": (cents % 10) / 100}
-            load.cost += Decimal(cents % 10) / 100
-        else:
-            event |= {"kind": "rating", "score": cents % 5 + 1, "scale": [1, 5]}
-        load.messages[place].append((customer.encode(), json.dumps(event).encode()))
-    return load
-
-
-async def produce(settings: Settings, load: Load) -> dict[tuple[str, int], int]:
-    """Write all events to their topics; gives the offset after the last of each partition."""
-    producer: AIOKafkaProducer = AIOKafkaProducer(
-        bootstrap_servers=settings.broker, max_batch_size=256 * 1024
-    )
-    await producer.start()
-    try:
-        for (role, partition), messages in load.messages.items():
-            topic = getattr(settings.topics, role)
-            at = 0
-            while at < len(messages):
-                batch = producer.create_batch()
-                while at < len(messages):
-                    key, value = messages[at]
-                    if batch.append(key=key, value=value, timestamp=None) is None:
-                        break
-                    at += 1
-                batch.close()
-                await producer.send_batch(batch, topic, partition=partition)
-        await producer.flush()
-    finally:
-        await producer.stop()
-    return {place: len(messages) for place, messages in load.messages.items()}
+    machine_busy: float
+    memory_mib: float
+    redis_bytes_per_customer: float
 
 
 async def verify(settings: Settings, load: Load, overview: Overview) -> None:
     """Compare state, dead letters and scores with what must be; raise where they differ."""
-    totals = overview.totals
-    wanted = {
-        "customers": len(load.versions),
-        "orders": load.orders,
-        "revenue": float(load.revenue),
-        "refunds": float(load.refunds),
-        "cost_to_serve": float(load.cost),
+    cents = {"revenue": "revenue", "refunds": "refunds", "cost_to_serve": "cost"}
+    wanted: dict[str, float] = {
+        "customers": len(load.customers),
+        "orders": load.total("orders"),
+        **{name: load.total(of) / 100 for name, of in cents.items()},
     }
-    found = {name: totals[name] for name in wanted}
+    found = {name: overview.totals[name] for name in wanted}
     if found != wanted:
         raise AssertionError(f"totals are {found}, must be {wanted}")
     counts: Counter[str] = Counter()
@@ -163,59 +85,121 @@ async def verify(settings: Settings, load: Load, overview: Overview) -> None:
     letters = [letter async for letter in read_dead_letters(settings)]
     if len(letters) != load.bad:
         raise AssertionError(f"{len(letters)} dead letters, must be {load.bad}")
+    state: dict[str, Sums] = {}
     async with Reader(settings) as reader:
-        state = {score["customer_id"]: score["version"] async for score in reader.scan()}
-    if state != dict(load.versions):
-        raise AssertionError("versions in Redis are not the numbers of events")
+        async for score in reader.scan():
+            last = score["last_order_at"]
+            state[score["customer_id"]] = Sums(
+                version=score["version"],
+                orders=score["orders"],
+                revenue=round(score["revenue"] * 100),
+                refunds=round(score["refunds"] * 100),
+                cost=round(score["cost_to_serve"] * 100),
+                last_order_at=0 if last is None else ms_of(str(last)),
+            )
+    if state != load.customers:
+        raise AssertionError(f"customers in Redis differ: {difference(state, load)}")
     published: dict[str, int] = {}
     async for record in read_records(settings, settings.topics.scores):
-        score = from_json(record.value or b"{}")
-        customer = score["customer_id"]
-        published[customer] = max(published.get(customer, 0), score["version"])
-    if published != state:
+        message = from_json(record.value or b"{}")
+        customer = message["customer_id"]
+        published[customer] = max(published.get(customer, 0), message["version"])
+    if published != {customer: sums.version for customer, sums in load.customers.items()}:
         raise AssertionError("the scores topic does not hold the newest versions")
 
 
-async def one_round(events: int, seed: int) -> Measured:
-    """Run the job once from the beginning, verify it, and give what was measured."""
-    with embedded_services() as services:
-        settings = local_settings(services, log_level="warning", log_format="json")
-        prepare(settings)
-        load = make_load(events, settings.partitions, seed)
-        positions = await produce(settings, load)
-        with LocalWorker(settings) as worker:
-            async with Reader(settings) as reader:
-                first, last = await watch(worker, reader, load.events)
-                if not await reader.wait_for_positions(positions, WAIT_SECONDS):
-                    raise AssertionError(f"not done in time; the worker says\n{worker.log_tail()}")
-                overview = await reader.overview()
+def ms_of(text: str) -> int:
+    """Give milliseconds since 1970 of ``YYYY-MM-DDTHH:MM:SS.mmmZ``."""
+    return int(datetime.fromisoformat(text).timestamp() * 1_000 + 0.5)
+
+
+def _nobody(pid: int) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+async def one_round(
+    load: Load,
+    *,
+    workers: int = 1,
+    observed: Observed = _nobody,
+    **overrides: object,
+) -> Measured:
+    """Run the job once from the beginning, verify it, and give what was measured.
+
+    Parameters
+    ----------
+    load
+        The events.
+    workers
+        Processes that share the partitions.
+    observed
+        Makes a context that is entered with the first worker's process id while it works.
+    overrides
+        Settings.
+    """
+    with fresh_servers(**overrides) as settings, ExitStack() as stack:
+        crew = [stack.enter_context(LocalWorker(settings)) for _ in range(workers)]
+        pids = [worker.pid for worker in crew]
+        await wait_until_shared(crew, settings.partitions)
+        await produce(settings, load, 0, load.warm)
+        async with Reader(settings) as reader:
+            await finish(crew, reader, load.positions(load.warm))
+            with frozen(pids):
+                await produce(settings, load, load.warm, load.events)
+            with observed(pids[0]):
+                cpu, at, (busy, machine) = cpu_seconds(pids), time.monotonic(), busy_share()
+                await finish(crew, reader, load.positions(load.events))
+                cpu, seconds = cpu_seconds(pids) - cpu, time.monotonic() - at
+            busy, machine = busy_share()[0] - busy, busy_share()[1] - machine
+            overview = await reader.overview()
+        memory = max(memory_mib(pid, "VmHWM") for pid in pids)
         await verify(settings, load, overview)
-    events = last.events - first.events
+        redis_bytes = await memory_usage(settings)
+    events = load.events - load.warm
     return Measured(
-        events / (last.at - first.at), (last.cpu_seconds - first.cpu_seconds) / events * 1e6
+        events / seconds,
+        cpu / events * 1e6,
+        busy / machine,
+        memory,
+        redis_bytes / len(load.customers),
     )
 
 
-async def watch(worker: LocalWorker, reader: Reader, events: int) -> tuple[Sample, Sample]:
-    """Give the worker's state when its first commits are seen, and when it has done all."""
-    first: Sample | None = None
+async def wait_until_shared(crew: list[LocalWorker], partitions: int) -> None:
+    """Wait until the workers share all partitions evenly."""
     give_up = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < give_up:
-        overview = await reader.overview()
-        done = sum(sum(counts.values()) for counts in overview.events.values())
-        now = Sample(done, time.monotonic(), cpu_seconds(worker.pid))
-        if first is None and done:
-            first = now
-        if first is not None and done >= events:
-            return first, now
+        shares = [json.loads(worker.get("/readyz")[1]).get("partitions", []) for worker in crew]
+        if all(len(s) == partitions // len(crew) for s in shares):
+            return
         await asyncio.sleep(POLL_SECONDS)
-    raise AssertionError(f"not done in time; the worker says\n{worker.log_tail()}")
+    raise AssertionError("the workers do not share the partitions")
 
 
-def cpu_seconds(pid: int) -> float:
-    """Give the CPU time of a process so far, user and system, from the operating system."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+async def finish(
+    crew: list[LocalWorker], reader: Reader, positions: dict[tuple[str, int], int]
+) -> None:
+    """Wait until the state is committed up to these offsets."""
+    give_up = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < give_up:
+        at = (await reader.overview()).positions
+        if all(at.get(place, 0) >= offset for place, offset in positions.items()):
+            return
+        await asyncio.sleep(POLL_SECONDS)
+    raise AssertionError(f"not done in time; the worker says\n{crew[0].log_tail()}")
+
+
+async def memory_usage(settings: Settings) -> int:
+    """Give the bytes of all keys in Redis, by MEMORY USAGE."""
+    async with aioredis.from_url(settings.redis_url.get_secret_value()) as client:
+        keys = [key async for key in client.scan_iter(count=USAGE_KEYS)]
+        total = 0
+        for at in range(0, len(keys), USAGE_KEYS):
+            async with client.pipeline(transaction=False) as pipeline:
+                for key in keys[at : at + USAGE_KEYS]:
+                    pipeline.memory_usage(key, samples=0)
+                total += sum(await pipeline.execute())
+        return total
 
 
 def main() -> None:
@@ -229,18 +213,23 @@ def main() -> None:
     rounds = []
     for number in range(given.rounds):
         started = time.monotonic()
-        measured = asyncio.run(one_round(given.events, given.seed + number))
+        load = make_load(given.events, 4, given.seed + number, warm=WARM)
+        measured = asyncio.run(one_round(load))
         rounds.append(measured)
         print(
             f"round {number + 1}: {measured.events_per_second:,.0f} events/s, "
             f"{measured.cpu_us_per_event:.1f} us of CPU an event, verified "
-            f"({time.monotonic() - started:.0f} s in all)"
+            f"({time.monotonic() - started:.0f} s in all, "
+            f"machine {measured.machine_busy:.0%} busy while measuring)"
         )
     result = {
         "events": given.events,
         "worker": {
             "events_per_second": round(statistics.median(r.events_per_second for r in rounds)),
             "cpu_us_per_event": round(statistics.median(r.cpu_us_per_event for r in rounds), 2),
+            "redis_bytes_per_customer": round(
+                statistics.median(r.redis_bytes_per_customer for r in rounds)
+            ),
             "verified": True,
         },
     }
