@@ -133,10 +133,14 @@ def test_records_cannot_pass_off_something_as_their_neighbours(
     assert {one.field for one in decoded.rejections} == {"value"}
 
 
-def test_the_keys_of_a_process_are_its_own() -> None:
-    nonces = {Decoder("orders", decoding.VOCABULARIES[0], 10_000)._nonce for _ in range(5)}
-    assert len(nonces) == 5
-    assert {len(nonce) for nonce in nonces} == {16}
+def test_plain_events_are_decoded_quickly_and_unusual_ones_all_the_same() -> None:
+    for role, events in decoding.VALID.items():
+        decoder = Decoder(role, decoding.VOCABULARIES[0], 100_000)
+        assert [decoding.check_both_decoders(decoder, one) for one in events].count(True) > 1
+        spaced = json.loads(events[1]) | {"occurred_at": "1700000000"}
+        unusual = json.dumps(spaced).encode()
+        assert not decoding.check_both_decoders(decoder, unusual)
+        assert decoder.decode([unusual], decoding.NOW_MS).index.tolist() == [0]
 
 
 # -- bounds ---------------------------------------------------------------------------------------
