@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic_core import to_json
 
 from valuetide.schemas.score import DEFAULT_HORIZONS, Score
 from valuetide.scoring.arrays import NO_TIME
@@ -160,11 +161,15 @@ def score_messages(
     ids: Sequence[str], rows: Sequence[tuple[Any, ...]], columns: Sequence[str] = COLUMNS
 ) -> list[bytes]:
     """Give the ``scores`` message of each customer."""
-    names = ("customer_id", *columns)
-    return [
-        to_json(dict(zip(names, (customer, *row), strict=True)))
-        for customer, row in zip(ids, rows, strict=True)
-    ]
+    message, encode = _message(tuple(columns)), msgspec.json.Encoder().encode
+    return [encode(message(customer, *row)) for customer, row in zip(ids, rows, strict=True)]
+
+
+@cache
+def _message(columns: tuple[str, ...]) -> type[msgspec.Struct]:
+    """Make the struct of a message: a third of the cost of a dictionary."""
+    fields = [(name, object) for name in ("customer_id", *columns)]
+    return msgspec.defstruct("Score", fields, gc=False)
 
 
 def rank_values(
