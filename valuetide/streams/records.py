@@ -21,8 +21,12 @@ CURRENT = tuple(Score.__annotations__)[1 : tuple(Score.__annotations__).index("p
 
 def score_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
     """Give the score fields in the order of a row; the customer's id is in the key."""
+    return (*CURRENT, *ahead_columns(horizons_days))
+
+
+def ahead_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
+    """Give the score fields that look ahead, in the order of a row."""
     return (
-        *CURRENT,
         "p_alive",
         *(f"expected_orders_{days}d" for days in horizons_days),
         "expected_order_value",
@@ -76,10 +80,10 @@ class Ahead:
     clv: NDArray[np.float64]
     moved: NDArray[np.float64]
 
-    def columns(
-        self, count: int, percentile: NDArray[np.float64], as_of_ms: int, minor_digits: int
-    ) -> dict[str, list[Any]]:
-        """Give the fields of ``count`` customers, ``None`` without an order."""
+    def rows(
+        self, percentile: NDArray[np.float64], as_of_ms: int, minor_digits: int
+    ) -> list[tuple[Any, ...]]:
+        """Give the fields of these customers that look ahead, ``n`` rows."""
         found = self.potential
         numbers = {"p_alive": np.round(found.p_alive, 4)}
         numbers["expected_order_value"] = np.round(found.expected_order_value, minor_digits)
@@ -97,15 +101,8 @@ class Ahead:
         wait_ms = np.round(found.median_wait_weeks * WEEK_MS).astype(np.int64)
         columns: dict[str, list[Any]] = {name: row.tolist() for name, row in numbers.items()}
         columns["next_order_at"] = format_times(as_of_ms + wait_ms)
-        if len(self.buyers) == count:
-            return columns
-        return {name: self._spread(column, count) for name, column in columns.items()}
-
-    def _spread(self, column: list[Any], count: int) -> list[Any]:
-        spread: list[Any] = [None] * count
-        for at, one in zip(self.buyers.tolist(), column, strict=True):
-            spread[at] = one
-        return spread
+        names = ahead_columns(self.horizons_days)
+        return list(zip(*(columns[name] for name in names), strict=True))
 
 
 def score_rows(
@@ -152,9 +149,13 @@ def score_rows(
     for name in ("revenue", "refunds", "margin", "cost_to_serve", "profit"):
         # The quotient is the double nearest to the decimal, so it prints as that decimal.
         columns[name] = (getattr(value, name) / scale).tolist()
-    columns |= ahead.columns(len(value.version), percentile, as_of_ms, minor_digits)
-    names = score_columns(ahead.horizons_days)
-    return list(zip(*(columns[name] for name in names), strict=True))
+    back = zip(*(columns[name] for name in CURRENT), strict=True)
+    found = ahead.rows(percentile, as_of_ms, minor_digits)
+    nothing = (None,) * len(ahead_columns(ahead.horizons_days))
+    places = np.full(len(value.version), -1)
+    places[ahead.buyers] = np.arange(len(found))
+    found.append(nothing)  # which stands at -1
+    return [row + found[place] for row, place in zip(back, places.tolist(), strict=True)]
 
 
 def score_messages(
