@@ -1,10 +1,13 @@
 """Where the worker's CPU time goes: a profile by stage that adds up to the whole.
 
-    VALUETIDE_TEST_SERVERS=apache python -m bench.stages [--events 400000]
+    VALUETIDE_TEST_SERVERS=apache python -m bench.stages [--events 400000] [--rate 1000]
 
 py-spy looks a few hundred times a second at which threads of the worker are on a processor, and
 where in the program they are. Each look counts for the stage of the innermost frame that belongs to
 one; each thread's shares are then those of its CPU time as the operating system has it.
+
+With a rate the events come at that rate rather than all at once: micro-batches are small then, and
+what each of them costs by itself shows.
 """
 
 import argparse
@@ -19,9 +22,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.environments import environment
+from bench.latency import settle, traffic
 from bench.load import make_load
 from bench.pipeline import WARM, one_round
-from bench.stage import cpu_seconds, thread_cpu_seconds
+from bench.stage import cpu_seconds, fresh_servers, thread_cpu_seconds
+from valuetide.streams.local import LocalWorker
 
 PY_SPY = ("py-spy==0.4.3",)
 LOOKS_PER_SECOND = 250
@@ -143,14 +148,39 @@ def measure(events: int, customers: int, seed: int) -> dict[str, float]:
     return {name: round(seconds / events * 1e6, 2) for name, seconds in found.items()}
 
 
+async def measure_at(rate: float, events: int, seed: int) -> tuple[dict[str, float], int]:
+    """Give microseconds an event by stage at a rate of events, and how many micro-batches."""
+    load = make_load(events, 4, seed, customers=events)
+    profiler = Profiler()
+    with (
+        fresh_servers() as settings,
+        LocalWorker(settings) as worker,
+        traffic(settings, [settings.topics.scores]) as both,
+    ):
+        with profiler.observe(worker.pid):
+            await asyncio.to_thread(both.send, load, rate)
+            await settle(settings, load)
+        metrics = worker.get("/metrics")[1]
+    made = re.search(r'^valuetide_commits_total\{outcome="committed"\} (\S+)$', metrics, re.M)
+    assert made is not None
+    found = costs(profiler.profile, profiler.thread_seconds, profiler.cpu_seconds)
+    return {name: seconds / events * 1e6 for name, seconds in found.items()}, int(float(made[1]))
+
+
 def main() -> None:
     """Print microseconds an event by stage."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=400_000)
     parser.add_argument("--customers", type=int, default=20_000)
+    parser.add_argument("--rate", type=float, help="events a second; else all at once")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    found = measure(given.events, given.customers, given.seed)
+    if given.rate:
+        found, batches = asyncio.run(measure_at(given.rate, given.events, given.seed))
+        cost = sum(found.values()) * given.events / batches
+        print(f"{given.events / batches:.1f} events a micro-batch, {cost:,.0f} us of CPU each")
+    else:
+        found = measure(given.events, given.customers, given.seed)
     whole = sum(found.values())
     for name, cost in found.items():
         print(f"{cost:7.2f} us  {cost / whole:4.0%}  {name}")
