@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from valuetide.scoring.trends.detectors import (
     MEAN_LEAST_POINTS,
-    MEAN_PRIOR_POINTS,
+    PRIOR_POINTS,
     VARIANCE_LEAST_POINTS,
     RiverName,
     river_detector,
@@ -57,7 +57,7 @@ def residuals(rng: np.random.Generator, shape: int | tuple[int, ...]) -> Floats:
 def knots(kind: Kind, rng: np.random.Generator) -> list[float]:
     """Give the statistic at each of ``RUN_LENGTHS``."""
     least = MEAN_LEAST_POINTS if kind == "mean" else VARIANCE_LEAST_POINTS
-    focus = Focus(SERIES, kind, least, MEAN_PRIOR_POINTS)
+    focus = Focus(SERIES, kind, least, PRIOR_POINTS)
     everywhere = np.ones(SERIES, np.bool_)
     kurtosis = np.full(SERIES, NORMAL_KURTOSIS) if kind == "variance" else None
     grid = np.linspace(0.2, 25.0, 2_481)

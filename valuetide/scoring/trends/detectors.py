@@ -20,7 +20,7 @@ from valuetide.scoring.trends.focus import Focus, Kind
 LONGEST_RUN: Final = 1e12
 MEAN_LEAST_POINTS: Final = 3
 VARIANCE_LEAST_POINTS: Final = 7
-MEAN_PRIOR_POINTS: Final = 60.0
+PRIOR_POINTS: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class FocusDetector:
 
     def __init__(self, series: int, kind: Kind = "mean") -> None:
         least = MEAN_LEAST_POINTS if kind == "mean" else VARIANCE_LEAST_POINTS
-        self.focus = Focus(series, kind, least, MEAN_PRIOR_POINTS)
+        self.focus = Focus(series, kind, least, PRIOR_POINTS)
 
     def observe(
         self, point: int, residual: FloatArray, present: BoolArray, kurtosis: FloatArray
@@ -126,7 +126,7 @@ class FocusDetector:
     @classmethod
     def decode(cls, blob: bytes) -> Self:
         """State of which these are the bytes; refuses as ``Focus.decode`` does."""
-        focus = Focus.decode(blob, MEAN_PRIOR_POINTS)
+        focus = Focus.decode(blob, PRIOR_POINTS)
         state = cls(0, focus.kind)
         state.focus = focus
         return state

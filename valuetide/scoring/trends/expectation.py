@@ -14,11 +14,11 @@ Hence a standardised residual has variance 1 whatever the tails of the noise are
      24  then column by column, n rows each:
          <u4 points seen           <u4 points since the first          <f8 last deviation's value y
          <f8 1.0 when y is known   <f8 scale^2        <f8 points that told about the noise
-         <f8 autoregression phi    <f8 fourth moment
+         <f8 autoregression phi    <f8 fourth moment  <f8 offset
          d <f8 mean                d (d+1) / 2 <f8 covariance, lower triangle, in units of scale^2
          h <f8 holiday effect      h <f8 its variance, in units of scale^2
 
-A series of days with a week, a year and ten holidays: 14 columns, 1,168 bytes.
+A series of days with a week, a year and ten holidays: 14 columns, 1,176 bytes.
 """
 
 import struct
@@ -39,6 +39,7 @@ CLIPPED_VARIANCE: Final = 0.9205369
 # While a series is learning an innovation is cut only here: a week's pattern is no outlier.
 _LEARNING_CLIP: Final = 6.0
 _CARRIED: Final = 4.0
+_OFFSET_RATE: Final = 1.0 / 7.0
 # 95 % of a normal law lie within so many standard deviations.
 _HALF_WIDTH: Final = 1.959964
 _CLIPPED_SD: Final = CLIPPED_VARIANCE**0.5
@@ -184,6 +185,7 @@ class Expectation:
         self._noise_points: FloatArray = np.zeros(0)
         self._phi: FloatArray = np.zeros(0)
         self._fourth: FloatArray = np.zeros(0)
+        self.offset: FloatArray = np.zeros(0)
         self.mean: FloatArray = np.zeros((0, width))
         self.covariance: FloatArray = np.zeros((0, width, width))
         self.holiday: FloatArray = np.zeros((0, names))
@@ -207,6 +209,7 @@ class Expectation:
         self._scale2 = longer(self._scale2, self.model.noise**2)
         self._noise_points, self._phi = longer(self._noise_points, 0.0), longer(self._phi, 0.0)
         self._fourth = longer(self._fourth, _NORMAL_FOURTH)
+        self.offset = longer(self.offset, 0.0)
         self.mean = longer(self.mean, 0.0)
         start = np.broadcast_to(np.diag(self._start_variance(0)), (series, width, width))
         self.covariance = np.concatenate([self.covariance, start])
@@ -277,6 +280,10 @@ class Expectation:
         step = np.where(learning, np.clip(raw, -_LEARNING_CLIP, _LEARNING_CLIP), cut) * sd
         self._learn(taught, step, ph, relative, name)
         self._learn_noise(taught, earlier, relative, cut)
+        # Where the last points lie beside the expected ones; an outlier moves it by half an sd.
+        beside = y - self._holiday_at(name) - np.einsum("ni,i->n", self.mean, row) - self.offset
+        far = _CARRIED * sd
+        self.offset += present * _OFFSET_RATE * np.clip(beside, -far, far)
         # An outlier says little about the day after: it is carried on cut off, further out.
         carried = expected + np.clip(raw, -_CARRIED, _CARRIED) * sd - self._holiday_at(name)
         self._last = np.where(present, carried, self._last)
@@ -286,20 +293,15 @@ class Expectation:
         self.point = point
         return points
 
-    def rebase(self, rows: IntArray, shift: FloatArray, points: IntArray) -> None:
-        """Take a change for the new normal.
+    def rebase(self, rows: IntArray) -> None:
+        """Take the level of the last points (``offset``) of these series for the new normal."""
+        self.mean[rows, LEVEL] += self.offset[rows]
+        self.covariance[rows, LEVEL, LEVEL] += _OFFSET_RATE
+        self.offset[rows] = 0.0
 
-        Parameters
-        ----------
-        rows
-            Series of which it is.
-        shift
-            By how much their level changed, on the model's scale, (m,).
-        points
-            On how many points that is founded, (m,): the new level is known that well.
-        """
-        self.mean[rows, LEVEL] += shift
-        self.covariance[rows, LEVEL, LEVEL] += 1.0 / np.maximum(points, 1)
+    def rescale(self, rows: IntArray, factor: FloatArray) -> None:
+        """Take a change of the noise's variance by a factor for the new normal, (m,)."""
+        self._scale2[rows] *= factor
 
     @property
     def autocorrelation(self) -> FloatArray:
@@ -325,7 +327,8 @@ class Expectation:
         low = np.tril_indices(width)
         floats = (
             self._last, self._known, self._scale2, self._noise_points, self._phi, self._fourth,
-            self.mean, self.covariance[:, low[0], low[1]], self.holiday, self.holiday_variance,
+            self.offset, self.mean, self.covariance[:, low[0], low[1]], self.holiday,
+            self.holiday_variance,
         )  # fmt: skip
         counts = [column.astype("<u4").tobytes() for column in (self.seen, self.age)]
         return b"".join([head, *counts, *(column.astype("<f8").tobytes() for column in floats)])
@@ -347,24 +350,23 @@ class Expectation:
         if (width, names) != (calendar.width, len(calendar.names)):
             raise ValueError("expectation: made with other seasons or holidays; learn it anew")
         low = np.tril_indices(width)
-        size = _HEAD.size + series * (8 + 8 * (6 + width + low[0].size + 2 * names))
+        size = _HEAD.size + series * (8 + 8 * (7 + width + low[0].size + 2 * names))
         if len(blob) != size:
             raise ValueError(f"expectation: {len(blob)} bytes instead of {size}")
         state = cls(model, calendar, series)
         counts = np.frombuffer(blob, "<u4", 2 * series, _HEAD.size).astype(np.int64)
         state.seen, state.age = counts[:series], counts[series:]
         rest = np.frombuffer(blob, "<f8", -1, _HEAD.size + 8 * series).astype(np.float64)
-        sizes = np.array([1] * 6 + [width, low[0].size, names, names]) * series
+        sizes = np.array([1] * 7 + [width, low[0].size, names, names]) * series
         parts = np.split(rest, np.cumsum(sizes)[:-1])
-        state._last, state._known, state._scale2, state._noise_points, state._phi, state._fourth = (
-            parts[:6]
-        )
-        state.mean = parts[6].reshape(series, width)
-        triangle = parts[7].reshape(series, -1)
+        state._last, state._known, state._scale2, state._noise_points = parts[:4]
+        state._phi, state._fourth, state.offset = parts[4:7]
+        state.mean = parts[7].reshape(series, width)
+        triangle = parts[8].reshape(series, -1)
         state.covariance[:, low[0], low[1]] = triangle
         state.covariance[:, low[1], low[0]] = triangle
-        state.holiday = parts[8].reshape(series, names)
-        state.holiday_variance = parts[9].reshape(series, names)
+        state.holiday = parts[9].reshape(series, names)
+        state.holiday_variance = parts[10].reshape(series, names)
         state.point = point
         return state
 

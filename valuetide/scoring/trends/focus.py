@@ -81,9 +81,9 @@ class Focus:
     least_points
         Points that a change must have lasted to be a candidate, so a single outlier is none.
     prior_points
-        For the mean: how well the mean before a change is known to be 0, as a number of points. It
-        is then learned from those that follow, so a residual whose mean is a little off is no
-        change. Romano et al. have 0 (unknown mean) and infinity (known).
+        How well the mean before a change is known to be 0, or the variance to be 1, as a number of
+        points. It is then learned from those that follow, so residuals that are a little off
+        are no change. Romano et al. have 0 (nothing known) and infinity (known).
     capacity
         Candidates kept for each direction; with more, the oldest is forgotten. 16 are exceeded by
         fewer than one series in a hundred within two years of days.
@@ -165,8 +165,8 @@ class Focus:
         self._sum[rows] += value[rows]
         self._count[rows] += 1
         ready = rows[self._count[rows] >= self.least_points]
-        if self.kind == "mean" and self.prior_points == 0.0:
-            # Without a mean before it there is no change after the zeroth point.
+        if self.prior_points == 0.0:
+            # Without anything before it there is no change after the zeroth point.
             ready = ready[self._count[ready] > self.least_points]
         if ready.size:
             t = self._count[ready] - self.least_points
@@ -283,18 +283,22 @@ class Focus:
         self, t: FloatArray, s: FloatArray, sign: FloatArray, points: FloatArray, after: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         """Mean before each candidate, and the log-likelihood ratio of a change in the direction."""
-        if self.kind == "variance":
-            # Before the change the variance is 1 by construction; -1 for falls, whose sums are
-            # negative.
-            variance = np.maximum(after * sign, _LEAST_VARIANCE)
-            ratio = points / 2.0 * (variance - 1.0 - np.log(variance))
-            before = np.broadcast_to(sign, after.shape)
-            return before, np.where((variance - 1.0) * sign > 0.0, ratio, 0.0)
-        if np.isinf(self.prior_points):
-            before, weight = np.zeros_like(after), points
+        # Zeros before the first point, or ones for the variance, stand for what is known.
+        known = np.isinf(self.prior_points)
+        earlier = t + (0.0 if known else self.prior_points)
+        if self.kind == "mean":
+            before = np.zeros_like(after) if known else s / np.maximum(earlier, 1.0)
+            weight = points if known else points * earlier / (points + earlier)
+            return before, weight * np.maximum(after - before, 0.0) ** 2 / 2.0
+        after = np.maximum(after * sign, _LEAST_VARIANCE)
+        if known:
+            before = np.ones_like(after)
+            ratio = points / 2.0 * (after - 1.0 - np.log(after))
         else:
-            earlier = t + self.prior_points
-            before = s / np.maximum(earlier, 1.0)
-            weight = points * earlier / (points + earlier)
-        rise = np.maximum(after - before, 0.0)
-        return before, weight * rise**2 / 2.0
+            prior = self.prior_points
+            before = np.maximum((s * sign + prior) / np.maximum(earlier, 1.0), _LEAST_VARIANCE)
+            whole = (before * earlier + after * points) / (earlier + points)
+            # Each variance is its own maximum of the likelihood, so only logarithms are left.
+            ratio = earlier * np.log(whole / before) + points * np.log(whole / after)
+            ratio /= 2.0
+        return before * sign, np.where((after - before) * sign > 0.0, ratio, 0.0)

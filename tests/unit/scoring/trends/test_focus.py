@@ -16,9 +16,17 @@ def brute_force(x: Floats, kind: Kind, least: int, prior: float) -> tuple[float,
     best, at = 0.0, -1
     for t in range(x.size - least + 1):
         after = x[t:]
-        if kind == "variance":
+        if kind == "variance" and np.isinf(prior):
             v = max(float(np.mean(after**2)), 1e-3)
             ratio = after.size / 2 * (v - 1 - np.log(v))
+        elif kind == "variance":
+            # Ones stand for what is known of the variance before.
+            n0, squares = t + prior, (x[:t] ** 2).sum() + prior
+            if n0 == 0:
+                continue
+            v0, v1 = squares / n0, max(float(np.mean(after**2)), 1e-3)
+            v = (squares + v1 * after.size) / (n0 + after.size)
+            ratio = (n0 * np.log(v / v0) + after.size * np.log(v / v1)) / 2
         elif np.isinf(prior):
             ratio = after.size * float(after.mean()) ** 2 / 2
         else:
@@ -41,7 +49,8 @@ def feed(focus: Focus, x: Floats) -> list[Change]:
 
 @pytest.mark.parametrize("least", [1, 3, 5])
 @pytest.mark.parametrize(
-    ("kind", "prior"), [("mean", 0.0), ("mean", 60.0), ("mean", np.inf), ("variance", 60.0)]
+    ("kind", "prior"),
+    [("mean", 0.0), ("mean", 60.0), ("mean", np.inf), ("variance", 60.0), ("variance", np.inf)],
 )
 def test_it_is_the_maximum_over_all_change_times(kind: Kind, prior: float, least: int) -> None:
     rng = np.random.default_rng(3)
@@ -84,7 +93,7 @@ def test_a_change_of_variance(sd: float, direction: int) -> None:
     last = feed(Focus(1, "variance", 7), x)[-1]
     assert abs(int(last.since[0]) - 300) <= 10
     assert last.direction[0] == direction
-    assert last.before[0] == 1.0
+    assert last.before[0] == pytest.approx(1.0, abs=0.25)
     assert last.after[0] == pytest.approx(sd**2, rel=0.4)
 
 
