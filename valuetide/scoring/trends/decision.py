@@ -13,15 +13,15 @@ Its life:
     firing -> none      it has lasted so long that it is the new normal: resolved, accepted
 
 From firing on until it is resolved the series is compared with what was normal before: it
-learns nothing (``learns``). After its end come points of cool-down in which the series raises no
-alert. A producer that stopped is an alert about data (``outage``): series that it ``stopped`` are
-not judged, whatever they seem to be worth.
+learns nothing (``learns``). After its end come points of cool-down without an alert of the same
+direction. A producer that stopped is an alert about data (``outage``): series that it ``stopped``
+are not judged, whatever they seem to be worth.
 
     bytes of n series, little endian
       0  <u2 layout version, 1     2  <u2 0     4  <u4 n
       8  n records of 48 bytes
          +0  <u1 state, 0 none, 1 pending, 2 firing, 3 recovering     +1  <i1 direction
-         +2  <u2 points it has been recovering                        +4  <u4 0
+         +2  <u2 points it has been recovering               +4  <i4 direction of the cool-down
          +8  <i8 point at which the change began                     +16 <i8 point of firing
          +24 <i8 first point after the cool-down                     +32  <i8 acknowledged until
          +40 <f4 shift, standard deviations                   +44  <f4 mean of the last points
@@ -43,7 +43,7 @@ LAYOUT: Final = 1
 NO_WHOLE: Final = -1
 _HEAD: Final = struct.Struct("<HHI")
 RECORD: Final = np.dtype(
-    [("state", "u1"), ("direction", "i1"), ("back", "<u2"), ("_", "<u4")]
+    [("state", "u1"), ("direction", "i1"), ("back", "<u2"), ("cool_direction", "<i4")]
     + [(name, "<i8") for name in ("since", "fired_at", "cool_until", "acknowledged_until")]
     + [("shift", "<f4"), ("recent", "<f4")]
 )
@@ -86,7 +86,7 @@ class Policy:
     accept_points
         Points after which a shift that stays is the new normal.
     cool_points
-        Points after the end of an alert in which the series raises none.
+        Points after the end of an alert in which the series raises none of the same direction.
     """
 
     run_length: float = 90.0
@@ -197,9 +197,10 @@ class Decider:
         The caller resets its detectors for the rows of every transition to firing or none, and
         takes an accepted shift into the expectation (``rebase``).
         """
-        found = self._live(point, case)
+        found = self._live(point, signal, case)
         self._open(point, signal, case)
         found += self._fire(point, signal, case)
+        # The end of one alert and the beginning of the next stay in this order: sorting is stable.
         return sorted(found, key=lambda step: step.row)
 
     def acknowledge(self, row: int, until: int) -> None:
@@ -244,7 +245,8 @@ class Decider:
         rows = self.rows
         quiet = rows["state"] < State.FIRING
         significant = (signal.run_length >= self.policy.run_length) & case.judged & ~case.stopped
-        significant &= point >= rows["cool_until"]
+        cool = (point < rows["cool_until"]) & (signal.direction == rows["cool_direction"])
+        significant &= ~cool
         # A missing point says nothing: what is pending stays so.
         judged = quiet & (case.judged | case.stopped)
         rows["state"][judged] = np.where(significant, State.PENDING, State.NONE)[judged]
@@ -277,7 +279,7 @@ class Decider:
             found.append(self._step(row, State.PENDING, "fired", notify=True))
         return found
 
-    def _live(self, point: int, case: Case) -> list[Transition]:
+    def _live(self, point: int, signal: Signal, case: Case) -> list[Transition]:
         """What became of the alerts that fire."""
         rows, policy = self.rows, self.policy
         alive = np.flatnonzero((rows["state"] >= State.FIRING) & case.judged & ~case.stopped)
@@ -289,14 +291,18 @@ class Decider:
         lasted = np.maximum(point - rows["since"][alive] + 1, _SHIFT_POINTS)
         shift += (case.residual[alive] - shift) / lasted
         rows["shift"][alive] = shift
-        back = recent * np.sign(shift) < np.abs(shift) / 2.0
+        way = np.sign(shift)
+        back = recent * way < np.abs(shift) / 2.0
+        # A change to the other side of normal is the end of this alert, and may begin another.
+        turned = (signal.run_length[alive] >= policy.run_length) & (signal.after[alive] * way < 0.0)
+        turned &= (signal.direction[alive] * way < 0.0) & back
         rows["back"][alive] = np.where(back, rows["back"][alive] + 1, 0)
         found = []
-        for row, returned in zip(alive.tolist(), back.tolist(), strict=True):
+        for row, returned, over in zip(alive.tolist(), back.tolist(), turned.tolist(), strict=True):
             before = State(int(rows["state"][row]))
             acknowledged = int(rows["acknowledged_until"][row])
             notify = point >= acknowledged
-            if returned and rows["back"][row] >= policy.recover_points:
+            if over or (returned and rows["back"][row] >= policy.recover_points):
                 found.append(self._end(row, point, before, "resolved", notify=notify))
             elif point - rows["fired_at"][row] >= policy.accept_points:
                 found.append(self._end(row, point, before, "accepted", notify=notify))
@@ -314,6 +320,7 @@ class Decider:
     def _end(self, row: int, point: int, before: State, reason: str, *, notify: bool) -> Transition:
         self.rows["state"][row] = State.NONE
         self.rows["cool_until"][row] = point + self.policy.cool_points
+        self.rows["cool_direction"][row] = self.rows["direction"][row]
         self.rows["acknowledged_until"][row] = NO_TIME
         return self._step(row, before, reason, notify=notify)
 
