@@ -24,17 +24,22 @@ LEAST_DAYS = 100
 
 @dataclass(frozen=True)
 class Noise:
-    """Noise of a daily series: standard deviation, correlation of neighbours, degrees of freedom."""
+    """A kind of daily series: noise of this size, autocorrelation and degrees of freedom."""
 
     name: str
     sd: float = 0.15
     phi: float = 0.0
     freedom: float = np.inf
+    # Standard deviations of the yearly growth and of the amplitude of the year.
+    growth: float = 0.0
+    year: float = 0.0
 
 
 NORMAL = Noise("independent, normal")
 HEAVY = Noise("independent, t with 5", freedom=5.0)
 CORRELATED = Noise("AR(1) .3, t with 5", phi=0.3, freedom=5.0)
+MOVING = Noise("the same, growing", phi=0.3, freedom=5.0, growth=0.15, year=0.05)
+KINDS = (NORMAL, HEAVY, CORRELATED, MOVING)
 
 
 def holidays() -> Mapping[int, str]:
@@ -60,10 +65,10 @@ def shop(of: Noise, series: int, rng: np.random.Generator, points: int = POINTS)
     """Give logarithms of daily revenue: week, year, growth, holidays and noise, but no shift."""
     days = np.arange(points)[:, None]
     week = rng.normal(0.0, 0.3, (7, series))[np.arange(points) % 7]
-    year = rng.normal(0.0, 0.05, series) * np.sin(
+    year = rng.normal(0.0, of.year, series) * np.sin(
         2 * np.pi * days / 365.25 + rng.uniform(0, 2 * np.pi, series)
     )
-    growth = rng.normal(0.0, 0.15, series) / 365 * days
+    growth = rng.normal(0.0, of.growth, series) / 365 * days
     logs = rng.normal(9.0, 1.0, series) + week + year + growth + noise(of, points, series, rng)
     effect = {name: rng.normal(0.0, HOLIDAY_SD, series) for name in HOLIDAYS.values()}
     for day, name in holidays().items():

@@ -93,7 +93,7 @@ class Policy:
     endure_points: int = 3
     least_stake: float = 0.0
     share: float = 0.1
-    patience_points: float = 90.0
+    patience_points: float = 365.0
     most_new: int = 5
     recover_points: int = 3
     accept_points: int = 28

@@ -49,7 +49,7 @@ _NORMAL_FOURTH: Final = 2.4543
 # season; growth by a few noises a year; a holiday may be a dozen noises high or low, and
 # changes a little from one year to the next.
 _LEVEL_VARIANCE: Final = 100.0
-_SLOPE_VARIANCE: Final = 0.005**2
+_SLOPE_VARIANCE: Final = 0.002**2
 _SEASON_VARIANCE: Final = 100.0
 _SEASON_VARIANCE_LATER: Final = 4.0
 _HOLIDAY_VARIANCE: Final = 50.0
@@ -92,7 +92,7 @@ class Model:
     noise: float = 0.2
     pad: float = 1.0
     learning_points: int = 28
-    level_drift: float = 0.015
+    level_drift: float = 0.006
     slope_drift: float = 1e-5
     season_drift: float = 0.003
 
