@@ -151,7 +151,7 @@ def alive(alerts: Fired, way: Floats) -> Bools:
 
 
 def shifts(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
-    series = 300 if quick else 2_000
+    series = 300 if quick else 1_000
     print(f"\nA shift that stays, from points to alerts, {series} series, half up and half down")
     print(
         "  noise of 15 %             shift  caught in 30  in 60  median delay  under alert before"

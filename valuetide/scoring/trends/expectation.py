@@ -46,10 +46,11 @@ _CLIPPED_SD: Final = CLIPPED_VARIANCE**0.5
 # E[(min(|z|, CLIP) / _CLIPPED_SD)^4] of a standard normal z.
 _NORMAL_FOURTH: Final = 2.4543
 # What is known of a new series, as variances in units of the noise's: next to nothing of level and
-# season; growth by a few noises a year; a holiday may be a dozen noises high or low, and
-# changes a little from one year to the next.
+# season; growth by a fifth of the noise a year, so that half a year of points is needed before a
+# shift is taken for growth; a holiday may be a dozen noises high or low, and changes a little from
+# one year to the next.
 _LEVEL_VARIANCE: Final = 100.0
-_SLOPE_VARIANCE: Final = 0.002**2
+_SLOPE_VARIANCE: Final = 0.0005**2
 _SEASON_VARIANCE: Final = 100.0
 _SEASON_VARIANCE_LATER: Final = 4.0
 _HOLIDAY_VARIANCE: Final = 50.0

@@ -48,7 +48,7 @@ def test_it_expects_what_a_batch_fit_expects(monkeypatch: pytest.MonkeyPatch) ->
     logs = shop(60)
     expected = run(Expectation(model, calendar, 1), logs)[-1].expected[0]
 
-    variances = np.array([100.0, 0.002**2] + [100.0] * 6)
+    variances = np.array([100.0, 0.0005**2] + [100.0] * 6)
     rows = np.array([calendar.row(START + i) for i in range(60)])
     rows[:, 1] = np.arange(60) + 1.0
     start = np.zeros(8)
