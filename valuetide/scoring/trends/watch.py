@@ -3,7 +3,8 @@
 Two rules watch each series: its level, and how much it varies. They share the budget of false
 alarms, seven parts to one, since a shift of the level is what people ask for; two parts are kept
 for what no model of the noise knows. A shift looks like more variance too, and noise like a shift,
-so an alert is of the rule with the stronger signal.
+so an alert is of the rule with the stronger signal. Only series that are watched for themselves,
+not as one of a family, are watched for noise.
 
     bytes, little endian
       0  <u2 layout version, 1     2  <u2 0     4  6 <u4 lengths of the parts
@@ -152,6 +153,8 @@ class Watch:
         # More noise is news, less is not; nor is it while the level has an alert, or had one before
         # this point, whose residuals are still in the variance.
         news = learns & (self.level.state == State.NONE) & (variance.direction > 0)
+        # The evidence that a family is judged by is of the level.
+        news &= roster.family < 0
         case = replace(case, residual=points.residual**2, stake=stake, believed=news)
         steps += self._steps("variance", self.spread, point, variance, case)
         return points, steps

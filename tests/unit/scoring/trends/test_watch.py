@@ -70,6 +70,19 @@ def test_more_noise_is_told_by_either_rule() -> None:
     assert {rule for _, rule in fired} == {"level", "variance"}
 
 
+def test_a_family_is_not_watched_for_noise() -> None:
+    values = revenue(400, 8, 5)
+    values[300:] = 1e4 * np.exp(0.4 * np.random.default_rng(6).normal(size=(100, 8)))
+    watch, everywhere = Watch(Model(), Calendar(), POLICY, 8), np.ones(8, np.bool_)
+    family = Roster(np.ones(8), np.zeros(8, np.int64), np.full(8, NO_WHOLE))
+    steps = [
+        step
+        for i in range(400)
+        for step in watch.observe(START + i, values[i], everywhere, family)[1]
+    ]
+    assert not [step for step in steps if step.rule == "variance"]
+
+
 def test_a_stopped_producer_is_no_fall() -> None:
     values = revenue(260, 3, 7)
     watch, everywhere = Watch(Model(), Calendar(), POLICY, 3), np.ones(3, np.bool_)
