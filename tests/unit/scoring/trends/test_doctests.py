@@ -1,0 +1,15 @@
+"""The examples in the docstrings are true."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+from valuetide.scoring import trends
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(trends.__path__)])
+def test_examples(name: str) -> None:
+    module = importlib.import_module(f"valuetide.scoring.trends.{name}")
+    assert doctest.testmod(module).failed == 0
