@@ -24,9 +24,9 @@ from tests.support.pipeline import (
     wait_until,
 )
 from tests.support.traffic import traffic, visits
-from valuetide.schemas.score import RANKED
+from valuetide.schemas.score import DEFAULT_HORIZONS, RANKED
 from valuetide.streams.local import LocalWorker
-from valuetide.streams.records import COLUMNS
+from valuetide.streams.records import stored_columns
 from valuetide.streams.store import Commit
 from valuetide.streams.store.redis import RedisStore, connect
 
@@ -217,7 +217,7 @@ async def commit_as_another(pipeline: Pipeline, partition: int) -> None:
     store = RedisStore(
         connect(settings.redis_url.get_secret_value()),
         prefix=settings.key_prefix,
-        columns=COLUMNS,
+        columns=stored_columns(DEFAULT_HORIZONS),
         ranked=RANKED,
         top_size=settings.top_size,
     )

@@ -19,7 +19,14 @@ from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Knowledge, decode_shares, pooled_knowledge, share_pieces
-from valuetide.streams.records import TOTALS, score_columns, score_rows
+from valuetide.streams.records import (
+    MOVED_BY,
+    TOTALS,
+    moved_parts,
+    score_columns,
+    score_rows,
+    stored_columns,
+)
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store.redis import (
@@ -117,7 +124,7 @@ class Reader:
         self._settings = settings
         self._client: aioredis.Redis = redis_client(settings)
         self._scale = 10**settings.vocabulary.minor_digits
-        self._columns = score_columns(settings.horizons_days)
+        self._columns = stored_columns(settings.horizons_days)
         self._ranked = ranked_fields(settings.horizons_days)
 
     async def __aenter__(self) -> "Reader":
@@ -306,6 +313,7 @@ class Reader:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
             now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
         models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
+        names = score_columns(settings.horizons_days)
         shares = decode_shares(range(len(models)), models, settings.horizons_days)
         knowledge = pooled_knowledge(shares)
         percentiles = Percentiles(share.ranks for share in shares.values())
@@ -330,7 +338,7 @@ class Reader:
                     percentile = percentiles.of(ahead.clv)
                     rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
                     for customer, row in zip(ids, rows, strict=True):
-                        score = dict(zip(self._columns, row, strict=True))
+                        score = dict(zip(names, row, strict=True))
                         yield cast("Score", {"customer_id": customer} | score)
             except ValueError as error:
                 raise FaultError(
@@ -398,7 +406,9 @@ def parse_score(
     score: dict[str, Any] = {"customer_id": customer_id}
     for name, raw in zip(columns, row, strict=True):
         text = (raw or b"").decode()
-        if name in TEXTS:
+        if name == MOVED_BY:
+            score |= moved_parts(text)
+        elif name in TEXTS:
             score[name] = text or None
         elif name in INTEGERS:
             score[name] = int(text)

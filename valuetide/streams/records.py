@@ -19,6 +19,9 @@ CURRENT = tuple(Score.__annotations__)[1 : tuple(Score.__annotations__).index("p
 """Score fields that look back, in the order of a row."""
 
 
+MOVED_BY = "moved_by"
+
+
 def score_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
     """Give the score fields in the order of a row; the customer's id is in the key."""
     return (*CURRENT, *ahead_columns(horizons_days))
@@ -35,6 +38,34 @@ def ahead_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
         "clv_percentile",
         *(f"moved_by_{part}" for part in PARTS),
     )
+
+
+def stored_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
+    """Give the names under which a row is stored: the parts of a change are one field there."""
+    return (*score_columns(horizons_days)[: -len(PARTS)], MOVED_BY)
+
+
+def stored_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Give rows as they are stored; the names of six fields would take 120 bytes a customer."""
+    encode = msgspec.json.Encoder().encode
+    return [
+        (*row[: -len(PARTS)], None if row[-1] is None else encode(row[-len(PARTS) :]).decode())
+        for row in rows
+    ]
+
+
+def moved_parts(stored: bytes | str | None) -> dict[str, float | None]:
+    """Give the fields that are one in the store, ``None`` each for none.
+
+    Raises
+    ------
+    ValueError
+        When it cannot be read.
+    """
+    values: Sequence[float | None] = (None,) * len(PARTS)
+    if stored:
+        values = msgspec.json.decode(stored, type=tuple[(float,) * len(PARTS)])  # type: ignore[misc]
+    return {f"moved_by_{part}": value for part, value in zip(PARTS, values, strict=True)}
 
 
 COLUMNS = score_columns(DEFAULT_HORIZONS)

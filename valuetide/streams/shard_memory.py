@@ -29,7 +29,7 @@ from valuetide.scoring.fold import (
 from valuetide.scoring.signals import NO_SIGNAL, SIGNALS
 from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
-from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows
+from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
 from valuetide.streams.store import Commit, ShardRecord
@@ -165,11 +165,23 @@ class ShardMemory:
         self.counters["total:customers"] += states.count(None)
         # Any moment gives the same rank values, as long as its weight does not overflow.
         value = self._value(rows, LANDMARK_MS)
-        self._scored = np.concatenate([self._scored, _totals(value)], axis=1)
-        self._basis = np.concatenate([self._basis, basis_of(value)], axis=1)
-        self._signals = np.concatenate([self._signals, self._customers.signals[rows]])
+        self._reserve(len(self._customers))
+        self._scored[:, rows] = _totals(value)
+        self._basis[:, rows] = basis_of(value)
+        self._signals[rows] = self._customers.signals[rows]
         ranks = self._rank_values(value, self._customers.records["clv"][rows], LANDMARK_MS)
-        self._ranks = np.concatenate([self._ranks, ranks], axis=1)
+        self._ranks[:, rows] = ranks
+
+    def _reserve(self, count: int) -> None:
+        """Make room for rows, twice as much as there was."""
+        have = self._signals.size
+        if count > have:
+            more = max(count, 2 * have) - have
+            wider = ((0, 0), (0, more))
+            self._scored = np.pad(self._scored, wider)
+            self._basis = np.pad(self._basis, wider)
+            self._ranks = np.pad(self._ranks, wider)
+            self._signals = np.concatenate([self._signals, np.zeros(more, SIGNALS)])
 
     def fold(self, role: Role, decoded: Decoded) -> Folded:
         """Fold events, all of whose customers have a row, and count them."""
@@ -290,7 +302,7 @@ class ShardMemory:
             months=months,
             ids=scored.ids,
             states=self._customers.pack(scored.rows),
-            rows=scored.fields,
+            rows=stored_rows(scored.fields),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
         )

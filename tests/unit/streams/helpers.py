@@ -16,7 +16,7 @@ from tests.support.reference import Event, Kind, Value, reference
 from valuetide.schemas.score import RANKED
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.decode import Role
-from valuetide.streams.records import COLUMNS, TOTALS
+from valuetide.streams.records import MOVED_BY, TOTALS, moved_parts, stored_columns
 from valuetide.streams.shard_memory import OUTCOMES
 from valuetide.streams.sorting_out import REROUTED_HEADER
 
@@ -198,7 +198,12 @@ def wrong_fields(row: dict[str, Any], value: Value) -> list[str]:
 def stored_rows(world: World) -> dict[str, dict[str, Any]]:
     """Give what the store has for people, by customer."""
     rows = world.store.shards[world.partition].rows
-    return {one: dict(zip(COLUMNS, row, strict=True)) for one, row in rows.items()}
+    names = stored_columns(world.settings.horizons_days)
+    found = {}
+    for customer, row in rows.items():
+        score: dict[str, Any] = dict(zip(names, row, strict=True))
+        found[customer] = score | moved_parts(score.pop(MOVED_BY))
+    return found
 
 
 async def check_everything(world: World, history: History, *, fenced: bool = False) -> None:

@@ -13,13 +13,14 @@ from pydantic import TypeAdapter
 
 from tests.support.reference import Event
 from tests.support.stream import NOW, fold_events, rows_of
-from valuetide.schemas.score import RANKED, Score, ranked_fields
+from valuetide.schemas.score import DEFAULT_HORIZONS, RANKED, Score, ranked_fields
 from valuetide.schemas.vocabulary import RfmBands
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
 from valuetide.streams.pool import Knowledge
+from valuetide.streams.reader import parse_score
 from valuetide.streams.records import (
     COLUMNS,
     TOTALS,
@@ -29,6 +30,8 @@ from valuetide.streams.records import (
     score_columns,
     score_messages,
     score_rows,
+    stored_columns,
+    stored_rows,
 )
 from valuetide.streams.settings import load_settings
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
@@ -69,6 +72,17 @@ def test_times_are_written_in_utc_with_milliseconds(at: list[int]) -> None:
             assert text.endswith("Z")
             assert (datetime.fromisoformat(text) - EPOCH) / timedelta(milliseconds=1) == one
             assert len(text) == len("1970-01-01T00:00:00.000Z")
+
+
+def test_what_is_stored_is_read_back_as_it_is_sent() -> None:
+    customers = Customers()
+    fold_events(customers, Event(1, "placed", NOW - 10**9, 1, 4_500), who="ann")
+    fold_events(customers, Event(2, "interaction", NOW - 10**8, cost=5), who="bob")
+    for row, stored in zip(rows := rows_at(customers), stored_rows(rows), strict=True):
+        raw = [b"" if value is None else str(value).encode() for value in stored]
+        score = parse_score("who", raw, stored_columns(DEFAULT_HORIZONS))
+        assert score == {"customer_id": "who"} | dict(zip(COLUMNS, row, strict=True))
+    assert rows[0][-6:] != (None,) * 6 == rows[1][-6:]
 
 
 def test_horizons_name_the_fields() -> None:

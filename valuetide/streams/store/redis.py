@@ -11,9 +11,12 @@ slot of a Redis Cluster:
                                    scoring.lifetime.grading, scoring.lifetime.ranks)
     cv:{p}:top:<field>     zset    the shard's best customers by that field
 
-A score field without a value is an empty string. Redis keeps a small hash in a compact list while
-no value is longer than ``hash-max-listpack-value`` (64 bytes by default, less than a packed
-state): set it to 1024, which saves more than half of the memory.
+A score field without a value is an empty string. The parts of a change are one field, moved_by, a
+JSON array in the order of scoring.lifetime.moved.PARTS.
+
+Redis keeps a small hash in a compact list while no value is longer than
+``hash-max-listpack-value`` (64 bytes by default, less than a packed state): set it to 1024, which
+saves more than half of the memory.
 """
 
 import re
