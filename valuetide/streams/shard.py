@@ -18,7 +18,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -378,7 +378,7 @@ class Shard:
                 if sweep is not None:
                     step = await self._prepare_sweep(sweep)
                 else:
-                    chunk = self._queue.popleft()
+                    chunk = self._next_chunk()
                     self._resume()
                     step = await self._prepare(chunk)
                 if step is not None:
@@ -389,6 +389,25 @@ class Shard:
         finally:
             if not launched:
                 self._slots.release()
+
+    def _next_chunk(self) -> Chunk:
+        """Take the next chunk, and with it what else of its topic waits: one batch costs less."""
+        chunk = self._queue.popleft()
+        records = list(chunk.records)
+        most = self._services.settings.max_batch_events
+        rest: deque[Chunk] = deque()
+        fits = True
+        for other in self._queue:
+            if other.topic == chunk.topic:
+                # Offsets that begin again below are a matter of their own.
+                fits &= len(records) + len(other.records) <= most
+                fits &= other.records[0].offset > records[-1].offset
+                if fits:
+                    records += other.records
+                    continue
+            rest.append(other)
+        self._queue = rest
+        return replace(chunk, records=records)
 
     def _sweeps_now(self) -> bool:
         """Whether a sweep is asked for and events do not come first."""

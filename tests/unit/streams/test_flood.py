@@ -30,7 +30,9 @@ def flood(**values: Any) -> Flood:
 
 
 def world(**values: Any) -> World:
-    return World(settings=shard_settings(**({"dead_letter_run": 5} | values)))
+    # Chunks stay apart.
+    given = {"dead_letter_run": 5, "max_batch_events": 1} | values
+    return World(settings=shard_settings(**given))
 
 
 # -- counting -------------------------------------------------------------------------------------
