@@ -3,10 +3,10 @@
     python -m bench.clv [--quick] [--json build/bench-clv.json]
 
 Each data set is sent week by week to a worker of its own. At the freeze everybody's score as of
-that moment is read from Redis and judged by the weeks that were held out. Beside it stand batch fits by
-scipy of the same histories, made in the same run. After each week, once all is committed, what was
-learned is read from Redis, for the forecast of that week. At the end the grades that the worker
-kept of itself are read, and every message on the scores topic is looked at.
+that moment is read from Redis and judged by the weeks that were held out. Beside it stand batch
+fits by scipy of the same histories, made in the same run. After each week, once all is committed,
+what was learned is read from Redis, for the forecast of that week. At the end the grades that the
+worker kept of itself are read, and every message on the scores topic is looked at.
 
 In process, without pipeline, are: the learner with 10 seeds (a worker has one); the sum of a week's
 forecast, with the parameters and the corrector from Redis, which at the freeze is compared with the
