@@ -62,8 +62,9 @@ format: $(VENV)/dev  ## Let ruff mend what it can
 docs: $(VENV)/dev  ## Generate JSON Schema and AsyncAPI into docs/
 	$(BIN)/python -m valuetide.schemas.documents docs
 
-bench-smoke: $(VENV)/dev  ## A small run of the benchmark: that it runs, and that its result is right
+bench-smoke: $(VENV)/dev  ## A small run of the benchmarks: that they run, and that the result is right
 	$(BIN)/python -m bench.pipeline --events 20000 --rounds 1
+	$(BIN)/python -m bench.clv --quick --json build/smoke/bench-clv.json
 
 bench-clv: $(VENV)/dev  ## Lifetime value through the pipeline against batch fits of the same data
 	$(BIN)/python -m bench.clv

@@ -11,7 +11,7 @@ worker kept of itself are read, and every message on the scores topic is looked 
 In process, without pipeline, are: the learner with 10 seeds (a worker has one); the sum of a week's
 forecast, with the parameters and the corrector from Redis, which at the freeze is compared with the
 sum of everybody's clv (reading 23,570 customers each week takes minutes); and the line of the plot
-by week, which is of horizons that no score has.
+by week, which is of horizons that no score has; and the cost, see ``bench.clv_cost``.
 
 Prints tables and, one a line, the bounds that are missed; ends with status 1 if there are any.
 Writes the figures as JSON, and the plots clv-weeks.png and clv-frequency.png beside it.
@@ -31,6 +31,7 @@ import numpy as np
 from pydantic_core import from_json
 
 from bench import clv_plots
+from bench.clv_cost import cost
 from bench.clv_offline import (
     DAY_MS,
     FORECAST_DAYS,
@@ -406,6 +407,8 @@ def main() -> int:
     published(outcome)
     names = ("CDNOW sample", "CDNOW all", "Online Retail")
     curves = [measure(shop(name), outcome) for name in names[: 1 if options.quick else None]]
+    if not options.quick:
+        cost(outcome)
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1,
                                        default=np.ndarray.tolist))  # fmt: skip
