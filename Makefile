@@ -63,8 +63,9 @@ format: $(VENV)/dev  ## Let ruff mend what it can
 docs: $(VENV)/dev  ## Generate JSON Schema and AsyncAPI into docs/
 	$(BIN)/python -m valuetide.schemas.documents docs
 
-bench-smoke: $(VENV)/dev  ## A small run of the benchmark: that it runs, and that its result is right
-	$(BIN)/python -m bench.speed --quick --json build/bench-smoke.json
+bench-smoke: $(VENV)/dev  ## A small run of the benchmarks: that they run, and that the result is right
+	$(BIN)/python -m bench.speed --quick --json build/smoke/bench-speed.json
+	$(BIN)/python -m bench.clv --quick --json build/smoke/bench-clv.json
 
 # make bench-speed                              everything, about an hour
 # make bench-speed ONLY=worker,latency ROUNDS=1

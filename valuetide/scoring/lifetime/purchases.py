@@ -223,12 +223,16 @@ def future(
     """
     size = seen.x.size
     rule = chances_to_leave(model.a, model.b, int(seen.x.max(initial=0)))
+    # Weights depend on x alone, and most customers have one of a few.
+    distinct = np.flatnonzero(np.bincount(seen.x))
+    rows = np.searchsorted(distinct, seen.x)
+    table = rule.weights(distinct)
+    table *= rule.minus_inverse_p
     mean = np.empty((horizons.size, size))
     none, pairs = np.empty((2, horizons.size if with_pairs else 0, size))
     for start in range(0, size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        weights_by_p = rule.weights(seen.x[part])
-        weights_by_p *= rule.minus_inverse_p
+        weights_by_p = np.take(table, rows[part], axis=0)
         shape = model.r + seen.x[part]
         exponent = -shape[:, None]
         for nth, horizon in enumerate(horizons.tolist()):

@@ -1,5 +1,6 @@
 """``valuetide demo``: the whole of it, on real data, with nothing to install beside it."""
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -8,6 +9,7 @@ from valuetide.streams.cli.common import print_json, run
 from valuetide.streams.cli.model import model_as_json, model_lines
 
 if TYPE_CHECKING:
+    from valuetide.streams.demo.foresight import Equity, Foresight
     from valuetide.streams.demo.run import Demo, Result
 
 BAR = 30
@@ -22,7 +24,9 @@ def demo(live: bool, as_json: bool) -> None:
 
     Starts an embedded broker, an embedded Redis and a worker; replays the file; waits until every
     event is accounted for; recomputes every customer with a separate batch program and compares;
-    prints a summary. Exit code 1 where anything differs. Needs the extra `demo`.
+    prints a summary. At the end of each quarter it stops to read what all customers are worth, and
+    what was foreseen at week 39 is compared with what came. Exit code 1 where anything differs.
+    Needs the extra `demo`.
 
     With --live everything stays up, and the lines to use it from another terminal are printed.
 
@@ -66,12 +70,18 @@ def _as_json(result: "Result") -> dict[str, object]:
         "events_per_second": round(result.events / result.seconds),
         "worker_cpu_us_per_event": round(result.worker_cpu_us, 2),
         "redis_bytes_per_customer": round(result.redis_bytes, 1),
-        "model": model_as_json(result.learned, result.equity),
+        "model": model_as_json(result.learned, result.equity[-1].clv),
+        "equity": {str(one.day): one.clv for one in result.equity},
+        "foreseen": _foreseen_as_json(result),
         "customers_checked": result.checked,
         "differences": len(result.wrong),
         "totals": result.totals,
         "months": result.months,
     }
+
+
+def _foreseen_as_json(result: "Result") -> list[dict[str, object]]:
+    return [] if result.foresight is None else [asdict(one) for one in result.foresight.deciles]
 
 
 def _print_summary(result: "Result", currency: str) -> None:
@@ -101,11 +111,20 @@ def _print_summary(result: "Result", currency: str) -> None:
             f"{sums['orders']:>6,.0f} orders"
         )
     console.print()
-    console.print("[bold]What was learned, and what all customers together are worth[/bold]")
-    for line in model_lines(result.learned, result.equity, currency):
+    console.print("[bold]Customer equity: the clv of all customers together[/bold]")
+    for line in _equity_lines(result.equity, currency):
+        console.print(line)
+    if result.foresight is not None:
+        console.print()
+        console.print("[bold]Foreseen at week 39, and what came in the 39 weeks after it[/bold]")
+        for line in _foresight_lines(result.foresight):
+            console.print(line)
+    console.print()
+    console.print("[bold]What was learned by the end, and how good predictions were[/bold]")
+    for line in model_lines(result.learned, result.equity[-1].clv, currency):
         console.print(line)
     console.print()
-    console.print("[bold]The ten best customers[/bold]")
+    console.print("[bold]The ten customers with the greatest lifetime value[/bold]")
     console.print(customers_table(result.best, currency))
     console.print()
     if not result.wrong:
@@ -114,6 +133,41 @@ def _print_summary(result: "Result", currency: str) -> None:
             f"{result.checked:,} customers, every month and every event is what the batch program "
             "says; the scores topic has the newest version of each."
         )
+
+
+def _equity_lines(equity: list["Equity"], currency: str) -> list[str]:
+    names = list(equity[0].clv)
+    most = max(one.clv[names[-1]] for one in equity)
+    lines = []
+    for one in equity:
+        bar = "█" * round(BAR * one.clv[names[-1]] / most)
+        sums = ", ".join(f"{value:>12,.2f} {currency} ({name})" for name, value in one.clv.items())
+        lines.append(f"{one.day}  {bar:<{BAR}} {sums}  {one.customers:>6,} customers")
+    return lines
+
+
+def _foresight_lines(foresight: "Foresight") -> list[str]:
+    from valuetide.scoring.lifetime.grade import report
+
+    lines = [f"{'decile':>8}{'customers':>11}{'orders predicted':>18}{'realised':>10}"]
+    lines += [
+        f"{nth:>8}{one.customers:>11,}{one.predicted:>18,.1f}{one.realised:>10,}"
+        for nth, one in enumerate(foresight.deciles, start=1)
+    ]
+    predicted = sum(one.predicted for one in foresight.deciles)
+    realised = sum(one.realised for one in foresight.deciles)
+    customers = sum(one.customers for one in foresight.deciles)
+    lines.append(f"{'all':>8}{customers:>11,}{predicted:>18,.1f}{realised:>10,}")
+    if realised:
+        lines.append(f"  predicted {predicted / realised - 1:+.1%} of what came")
+    for days, grade in foresight.learned.knowledge.grades.items():
+        if grade.cohorts:
+            found = report(grade.total)
+            lines.append(
+                f"  its grade of itself by then, {days} days ahead, {found.outcomes:,.0f} outcomes:"
+                f" orders {found.orders.bias:+.1%}, calibration slope {found.orders.slope:.3f}"
+            )
+    return lines
 
 
 def _stay(running: "Demo") -> None:
@@ -125,7 +179,8 @@ def _stay(running: "Demo") -> None:
     click.echo(
         f"  export VALUETIDE_BROKER={running.services.broker} "
         f"VALUETIDE_REDIS_URL={running.services.redis_url} "
-        f"VALUETIDE_VOCABULARY__BASE_CURRENCY={running.settings.vocabulary.base_currency}"
+        f"VALUETIDE_VOCABULARY__BASE_CURRENCY={running.settings.vocabulary.base_currency} "
+        f"VALUETIDE_HORIZONS_DAYS='{list(running.settings.horizons_days)}'"
     )
     click.echo("  valuetide top; valuetide customer 00317; valuetide model; valuetide doctor")
     click.echo(f"  curl http://{running.worker.address}/top")

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
+from heapq import nlargest
 from http import HTTPStatus
 from importlib.resources import files
+from math import fsum
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client.parser import text_string_to_metric_families
 from redis import asyncio as aioredis
@@ -18,12 +20,23 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import Score
 from valuetide.streams.deadletters import read_records
 from valuetide.streams.demo import batch
+from valuetide.streams.demo.foresight import (
+    FREEZE,
+    HORIZONS_DAYS,
+    Equity,
+    Foresight,
+    beginning_ms,
+    by_quarter,
+    compared,
+    predicted_orders,
+)
 from valuetide.streams.embedded import EmbeddedServices, embedded_services
 from valuetide.streams.local import LocalWorker, local_settings, prepare
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.reader import Learned, Overview, Reader
+from valuetide.streams.replay.event import SourceEvent
 from valuetide.streams.replay.presets.cdnow import cdnow
-from valuetide.streams.replay.send import Progress, Sent, send
+from valuetide.streams.replay.send import Progress, send
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import connect, customer_key
 
@@ -42,15 +55,21 @@ class Result:
     events, customers, dead_letters, duplicates
         Counts, from the state.
     seconds
-        From the first event sent to the last one committed.
+        From the first event of a quarter sent to the last one committed, all quarters.
     worker_cpu_us
         CPU time of the worker process per event, microseconds.
     redis_bytes
         Redis memory per customer, by MEMORY USAGE over a sample.
-    learned, equity
-        The models' parameters; the sum of all customers' clv by horizon.
+    learned
+        What was learned, and how good predictions were.
+    equity
+        What all customers together were worth at the end of each quarter.
+    foresight
+        What was foreseen at week 39, and what came.
     checked
         Customers whose current value was compared with the batch program's.
+    best
+        The customers with the greatest clv at the end.
     wrong
         What differs, by customer or month; empty in a sound run.
     """
@@ -63,12 +82,26 @@ class Result:
     worker_cpu_us: float
     redis_bytes: float
     learned: Learned
-    equity: dict[str, float]
+    equity: list[Equity]
+    foresight: Foresight | None
     checked: int
     best: list[Score]
     months: dict[str, dict[str, float]]
     totals: dict[str, float]
     wrong: dict[str, list[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Replayed:
+    """What was sent so far, what it cost, and what was foreseen on the way."""
+
+    events: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    equity: list[Equity] = field(default_factory=list)
+    learned: Learned | None = None
+    predicted: dict[str, float] = field(default_factory=dict)
+    best: list[Score] = field(default_factory=list)
 
 
 class Demo:
@@ -93,7 +126,10 @@ class Demo:
             started = time.monotonic()
             self.services = self._stack.enter_context(embedded_services())
             self.settings = local_settings(
-                self.services, vocabulary={"base_currency": CURRENCY}, log_level="warning"
+                self.services,
+                vocabulary={"base_currency": CURRENCY},
+                horizons_days=HORIZONS_DAYS,
+                log_level="warning",
             )
             prepare(self.settings)
             self._say(
@@ -119,51 +155,95 @@ class Demo:
         FaultError
             When the worker does not get through all events.
         """
-        cpu = self._worker_cpu_seconds()
-        started = time.monotonic()
-        sent = await send(cdnow(path, currency=CURRENCY), self.settings, on_progress=on_progress)
+        replayed = Replayed()
         async with Reader(self.settings) as reader:
-            positions = {
-                ("orders", partition): part.next_offset
-                for partition, part in sent.partitions.items()
-                if part.next_offset is not None
-            }
-            if not await reader.wait_for_positions(positions, WAIT_SECONDS):
-                raise FaultError(
-                    f"not all events were processed within {WAIT_SECONDS:.0f} s; the worker says:\n"
-                    f"{self.worker.log_tail()}"
-                )
-            seconds = time.monotonic() - started
-            cpu = self._worker_cpu_seconds() - cpu
+            for day, events in by_quarter(cdnow(path, currency=CURRENCY)):
+                await self._replay(events, reader, replayed, on_progress)
+                await self._look_ahead(day, reader, replayed)
             overview = await reader.overview()
             self._say("recomputing every customer with a separate batch program ...")
             scores = {score["customer_id"]: score async for score in reader.scan()}
-            best = await reader.top("profit", BEST)
-            learned, equity = await reader.learned(), await reader.equity()
-        wrong = await self._check(path, sent, overview, scores)
+            learned = await reader.learned()
+        customers = await asyncio.to_thread(batch.read_cdnow, path)
+        wrong = await self._check(customers, replayed.events, overview, scores)
+        foresight = None
+        if replayed.learned is not None:
+            foresight = Foresight(replayed.learned, compared(replayed.predicted, customers))
         counts = overview.events["orders"]
         return Result(
             events=counts["folded"],
             customers=int(overview.totals["customers"]),
             dead_letters=counts["dead_letter"],
             duplicates=counts["duplicate"],
-            seconds=seconds,
-            worker_cpu_us=cpu / sent.events * 1e6,
+            seconds=replayed.seconds,
+            worker_cpu_us=replayed.cpu_seconds / replayed.events * 1e6,
             redis_bytes=await self._redis_bytes(list(scores)[:MEASURED_CUSTOMERS]),
             learned=learned,
-            equity=equity,
+            equity=replayed.equity,
+            foresight=foresight,
             checked=len(scores),
-            best=best,
+            best=replayed.best,
             months=overview.months,
             totals=overview.totals,
             wrong=wrong,
         )
 
+    async def _replay(
+        self,
+        events: Iterable[SourceEvent],
+        reader: Reader,
+        replayed: Replayed,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        """Send events, and wait until they are committed."""
+        before = replayed.events
+
+        def show(progress: Progress) -> None:
+            if on_progress is not None:
+                done = before + progress.acknowledged
+                on_progress(Progress(before + progress.events, done, progress.occurred_at))
+
+        cpu, started = self._worker_cpu_seconds(), time.monotonic()
+        sent = await send(events, self.settings, on_progress=show)
+        positions = {
+            ("orders", partition): part.next_offset
+            for partition, part in sent.partitions.items()
+            if part.next_offset is not None
+        }
+        if not await reader.wait_for_positions(positions, WAIT_SECONDS):
+            raise FaultError(
+                f"not all events were processed within {WAIT_SECONDS:.0f} s; the worker says:\n"
+                f"{self.worker.log_tail()}"
+            )
+        replayed.events += sent.events
+        replayed.seconds += time.monotonic() - started
+        replayed.cpu_seconds += self._worker_cpu_seconds() - cpu
+
+    async def _look_ahead(self, day: date, reader: Reader, replayed: Replayed) -> None:
+        """Note what all customers are worth as a day begins, and at week 39 what each one is."""
+        self._say(f"looking ahead from {day} ...")
+        scores = [score async for score in reader.evaluate(beginning_ms(day))]
+        clv = {f"clv_{days}d": 0.0 for days in HORIZONS_DAYS}
+        for name in clv:
+            clv[name] = fsum(cast("dict[str, float]", score)[name] for score in scores)
+        replayed.equity.append(Equity(day, len(scores), clv))
+        # Not as they were last scored, but as of now: some have been silent since.
+        longest = f"clv_{HORIZONS_DAYS[-1]}d"
+        replayed.best = nlargest(
+            BEST, scores, key=lambda score: cast("dict[str, float]", score)[longest]
+        )
+        if day == FREEZE:
+            replayed.learned = await reader.learned()
+            replayed.predicted = predicted_orders(scores)
+
     async def _check(
-        self, path: Path, sent: Sent, overview: Overview, scores: dict[str, Score]
+        self,
+        customers: dict[str, list[batch.Purchase]],
+        sent: int,
+        overview: Overview,
+        scores: dict[str, Score],
     ) -> dict[str, list[str]]:
         wrong: dict[str, list[str]] = {}
-        customers = await asyncio.to_thread(batch.read_cdnow, path)
         settings = self.settings
         for customer in customers.keys() | scores.keys():
             if customer not in scores or customer not in customers:
@@ -184,8 +264,8 @@ class Demo:
             if (sums.get("orders"), sums.get("revenue")) != (count, float(revenue)):
                 wrong[month] = ["monthly sums"]
         accounted = sum(overview.events["orders"].values())
-        if accounted != sent.events:
-            wrong["events"] = [f"{sent.events} sent, {accounted} accounted for"]
+        if accounted != sent:
+            wrong["events"] = [f"{sent} sent, {accounted} accounted for"]
         published = await self._published()
         for customer, score in scores.items():
             if published.get(customer) != score["version"]:
