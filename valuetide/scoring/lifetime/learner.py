@@ -20,7 +20,7 @@ churn.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -35,6 +35,7 @@ from valuetide.scoring.lifetime.parameters import (
     SPEND_MEAN,
     SPEND_SD,
     Parameters,
+    Spend,
     boxed,
     pool,
 )
@@ -51,6 +52,9 @@ _MOST_GAP: Final = 1024
 _GAP_DAYS: Final = 7
 # No parameter changes by more than e in one step, however wrong the quadratic picture is.
 _LONGEST_STEP: Final = 1.0
+# Longer steps of the spend model are looked at before they are made, and halved as often at most.
+_HARMLESS_STEP: Final = 0.1
+_MOST_HALVINGS: Final = 6
 # Curvature in any direction, as a share of what the products of gradients say it is, is taken to be
 # no less than this: far from the maximum it may be nothing or point the wrong way.
 _LEAST_BEND: Final = 0.3
@@ -169,15 +173,17 @@ class Learner:
         self.typical_spend = typical
         if not paid.any():
             return
-        self.spend = _ascend(
-            self.spend,
-            spend.slope_and_curvature(
-                Parameters.of(self.purchases, self.spend).spend, x[paid], spent[paid]
-            ),
-            SPEND_MEAN + np.array([0.0, 0.0, np.log(typical)]),
-            SPEND_SD * np.sqrt(self.shards),
-            SPEND_BOX,
-        )
+        x, spent = x[paid], spent[paid]
+        mean = SPEND_MEAN + np.array([0.0, 0.0, np.log(typical)])
+        sd = SPEND_SD * np.sqrt(self.shards)
+
+        def posterior(at: FloatArray) -> float:
+            likelihood = spend.log_likelihood(Spend(*np.exp(at).tolist()), x, spent)
+            return float(likelihood.sum() - (((at - mean) / sd) ** 2).sum() / 2.0)
+
+        before = self.spend
+        slopes = spend.slope_and_curvature(Spend(*np.exp(before).tolist()), x, spent)
+        self.spend = _not_downhill(posterior, before, _ascend(before, slopes, mean, sd, SPEND_BOX))
 
     def encode(self) -> bytes:
         """Bytes from which ``decode`` makes the same learner."""
@@ -254,6 +260,25 @@ def pooled(learners: Iterable[Learner], customers: Sequence[int] | None = None) 
         pool([s.purchases for s, _ in begun], [w for _, w in begun]) if begun else PURCHASES_MEAN,
         pool([s.spend for s, _ in paid], [w for _, w in paid]) if paid else SPEND_MEAN,
     )
+
+
+def _not_downhill(
+    posterior: Callable[[FloatArray], float], before: FloatArray, now: FloatArray
+) -> FloatArray:
+    """Halve a long step until it does not lead down, or leave it.
+
+    Where p and q are large the surface is so steep towards smaller ones, and so bent, that a
+    shard that once stepped there did not come back: all shards then expected too little.
+    """
+    step = now - before
+    if float(np.abs(step).max()) <= _HARMLESS_STEP:
+        return now
+    height = posterior(before)
+    for _ in range(_MOST_HALVINGS):
+        if posterior(before + step) >= height:
+            return before + step
+        step = step / 2.0
+    return before
 
 
 def _ascend(
