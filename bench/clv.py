@@ -335,8 +335,8 @@ def measure(of: Shop, outcome: Outcome) -> clv_plots.Curves:
     at = data.name
     frequency = column_of(found.scores, "frequency")
     different = float(np.abs(frequency - seen.x).sum()) if frequency.size == seen.x.size else np.inf
-    outcome.bound(f"{at}: repeat purchases that differ from the file's", different, 0, 0)
-    outcome.bound(f"{at}: sum of clv differs from the forecast by %", it.scores_off, 0, 0.01)
+    outcome.right(f"{at}: repeat purchases that differ from the file's", different, 0)
+    outcome.right(f"{at}: sum of clv differs from the forecast by %", it.scores_off, 0.01)
     outcome.bound(f"{at}: log-likelihood gap %", it.gap, -np.inf, GAP_PERCENT)
     outcome.bound(f"{at}: worst gap % of 10 seeds", max(it.seeds), -np.inf, data.worst_gap)
     best, ours = it.rows["batch MBG/NBD"], it.rows["valuetide"]
@@ -351,8 +351,8 @@ def measure(of: Shop, outcome: Outcome) -> clv_plots.Curves:
     likely = grades[f"{FORECAST_DAYS} d"].likely_coverage
     outcome.bound(f"{at}: coverage of likely buyers", likely, *COVERAGE)
     off = found.percentile_points
-    outcome.bound(f"{at}: percentile off by points", off, 0, PERCENTILE_POINTS)
-    outcome.bound(f"{at}: scores whose parts do not sum", found.unexplained, 0, 0)
+    outcome.right(f"{at}: percentile off by points", off, PERCENTILE_POINTS)
+    outcome.right(f"{at}: scores whose parts do not sum", found.unexplained, 0)
     by_week = cumulative(data, seen, it.batch, found.learned[data.freeze])
     by_frequency = {
         name: means_by(seen.x, orders)
@@ -400,7 +400,10 @@ def means_by(x: Floats, orders: Floats) -> list[float]:
 def main() -> int:
     """Run the benchmark; the exit status says whether all bounds hold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the CDNOW sample alone")
+    quick = (
+        "the CDNOW sample alone; fails only where the program is wrong, not where it is inaccurate"
+    )
+    parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, default=Path("build/bench-clv.json"))
     options = parser.parse_args()
     outcome = Outcome()
@@ -417,7 +420,7 @@ def main() -> int:
     print(f"\n{len(outcome.missed)} bounds missed")
     for line in outcome.missed:
         print("  " + line)
-    return 1 if outcome.missed else 0
+    return 1 if (outcome.wrong if options.quick else outcome.missed) else 0
 
 
 if __name__ == "__main__":
