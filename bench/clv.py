@@ -400,9 +400,7 @@ def means_by(x: Floats, orders: Floats) -> list[float]:
 def main() -> int:
     """Run the benchmark; the exit status says whether all bounds hold."""
     parser = argparse.ArgumentParser(description=__doc__)
-    quick = (
-        "the CDNOW sample alone; fails only where the program is wrong, not where it is inaccurate"
-    )
+    quick = "the CDNOW sample alone; judges whether results are right, not how accurate"
     parser.add_argument("--quick", action="store_true", help=quick)
     parser.add_argument("--json", type=Path, default=Path("build/bench-clv.json"))
     options = parser.parse_args()
