@@ -7,13 +7,13 @@ word counts: it takes what is unusual, and says what is wrong with the rest.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import GetCoreSchemaHandler, TypeAdapter, ValidationError
+from pydantic_core import CoreSchema, core_schema, from_json
 from xxhash import xxh3_64_intdigest
 
 from valuetide.schemas.events import (
@@ -50,6 +50,15 @@ _ORDER_ID_SEED = 4
 _ID_NAMES = ("event_id", "customer_id", "order_id")
 _HARD_LIMITS = {"items": MAX_ITEMS, "needs": MAX_ENTRIES, "attributes": MAX_ENTRIES}
 _NAMES = frozenset(name for event in (*_TYPES.values(), Item) for name in event.__annotations__)
+
+
+class _OrNone:
+    """Makes ``None`` of what is not valid, without building what it is in Python."""
+
+    def __get_pydantic_core_schema__(
+        self, source: object, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.with_default_schema(handler(source), default=None, on_error="default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +138,8 @@ class Decoder:
     def __init__(self, role: Role, vocabulary: Vocabulary, max_event_bytes: int) -> None:
         event = _TYPES[role]
         self._one: TypeAdapter[Any] = TypeAdapter(event)
+        or_none: Any = Annotated[event, _OrNone()]
+        self._one_or_none: TypeAdapter[Any] = TypeAdapter(or_none)
         closed = {}
         if role == "orders":
             closed["currency"] = tuple(vocabulary.minor_per_unit)
@@ -188,9 +199,10 @@ class Decoder:
     def _slowly(self, value: bytes) -> msgspec.Struct | None:
         """Give the event as pydantic sees it, ``None`` for what is none."""
         try:
-            return self._struct(**self._one.validate_json(value))
+            event = self._one_or_none.validate_json(value)
         except ValidationError:
             return None
+        return None if event is None else self._struct(**event)
 
     def _explain(self, index: int, value: bytes) -> Rejection:
         # Each error keeps the input it is about, so that must be one object of Python's for all.
