@@ -15,7 +15,7 @@ class Clock:
     mode
         ``wall``: always the wall clock. ``event``: always the shard's largest event time.
         ``auto``: the wall clock for a shard whose largest event time is close to it, since such
-        a shard is live; else event time, since the shard is replaying the past.
+        a shard is live, and stays so; else event time, since the shard is replaying the past.
     live_within_seconds
         How close that is.
     wall
@@ -30,13 +30,20 @@ class Clock:
         """Give the wall clock in milliseconds."""
         return int(self.wall() * 1000.0)
 
-    def now_ms(self, max_event_at: int) -> int:
+    def is_live(self, max_event_at: int) -> bool:
+        """Whether a shard whose largest event time this is, in milliseconds, is close to now."""
+        behind = self.wall_ms() - max_event_at
+        return max_event_at > 0 and behind <= self.live_within_seconds * 1000.0
+
+    def now_ms(self, max_event_at: int, *, was_live: bool = False) -> int:
         """Give the moment to score for.
 
         Parameters
         ----------
         max_event_at
             Largest event time of the shard, milliseconds; 0 before its first event.
+        was_live
+            Whether it has been live before: one that has fallen silent since stays so.
 
         Returns
         -------
@@ -48,5 +55,5 @@ class Clock:
             return wall
         if self.mode == "event":
             return max_event_at
-        live = wall - max_event_at <= self.live_within_seconds * 1000.0
+        live = was_live or self.is_live(max_event_at)
         return max(wall, max_event_at) if live else max_event_at

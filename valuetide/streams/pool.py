@@ -22,7 +22,7 @@ from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
 from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
 from valuetide.scoring.lifetime.tempo import pooled_factor
-from valuetide.streams.store import StateStore
+from valuetide.streams.store import StateStore, StoreUnavailableError
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,11 @@ class Pool:
         others = [partition for partition in range(partitions) if partition not in self._ours]
         if others:
             names = share_pieces(horizons_days)
-            models = await store.read_models(others, names)
+            try:
+                models = await store.read_models(others, names)
+            except StoreUnavailableError:
+                self._read_at = None
+                raise
             self._others |= decode_shares(others, models, horizons_days)
             self._knowledge = self._percentiles = None
 

@@ -311,7 +311,9 @@ class Reader:
         fields = [{k.decode(): v for k, v in record.items()} for record in answers[::2]]
         if now_ms is None:
             last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
-            now_ms = Clock(settings.clock, settings.live_within_seconds).now_ms(last)
+            live = any(record.get("live") == "1" for record in fields)
+            clock = Clock(settings.clock, settings.live_within_seconds)
+            now_ms = clock.now_ms(last, was_live=live)
         models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
         names = score_columns(settings.horizons_days)
         shares = decode_shares(range(len(models)), models, settings.horizons_days)

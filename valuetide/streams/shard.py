@@ -178,6 +178,7 @@ class Shard:
         self._delivered: set[tuple[Role, int]] = set()
         self._queue: deque[Chunk] = deque()
         self._sweep: _Sweep | None = None
+        self._closing = False
         self._wake = asyncio.Event()
         self._paused = False
         self._flood = Flood(partition, services.settings)
@@ -215,6 +216,7 @@ class Shard:
         self._memory.join_pool()
         await self._refresh_pool()
         self._failure = None
+        self._closing = False
         self._made_progress(self._memory.sequence)
         if self._flood.why:
             self._pause()
@@ -255,6 +257,7 @@ class Shard:
             Whether everything in hand was committed in time. If not it was dropped: whoever
             gets the shard next reads it again from the last commit.
         """
+        self._closing = True
         self._queue.clear()
         self._release()
         with contextlib.suppress(TimeoutError):
@@ -393,6 +396,8 @@ class Shard:
     def _next_chunk(self) -> Chunk:
         """Take the next chunk, and with it what else of its topic waits: one batch costs less."""
         chunk = self._queue.popleft()
+        if chunk.records[0].offset < self.positions[self._roles[chunk.topic]]:
+            return chunk  # that there is something to judge must not be hidden
         records = list(chunk.records)
         most = self._services.settings.max_batch_events
         rest: deque[Chunk] = deque()
@@ -498,7 +503,10 @@ class Shard:
         a whole one.
         """
         half = self._services.settings.refresh_seconds * 500.0
-        return self._working and self._now_ms() - self._memory.swept_at >= half
+        if not self._working or not self._memory.max_event_at:
+            return False
+        # A clock may also have gone back: from the wall's to that of old events.
+        return abs(self._now_ms() - self._memory.swept_at) >= half
 
     def sweep_begins(self) -> int:
         """Give the moment of the shard, for :meth:`sweep_ended`."""
@@ -506,7 +514,7 @@ class Shard:
 
     def sweep_ended(self, moment: int) -> None:
         """Note that all customers were looked at since a moment; kept with the next commit."""
-        self._memory.swept_at = max(self._memory.swept_at, moment)
+        self._memory.swept_at = moment
 
     async def sweep(self, ids: list[str]) -> int | None:
         """Score customers again whose score is old, between events.
@@ -526,10 +534,13 @@ class Shard:
     @property
     def _working(self) -> bool:
         at_work = self._worker is not None and not self._worker.done()
-        return at_work and self._failure is None
+        return at_work and not self._closing and self._failure is None
 
     def _now_ms(self) -> int:
-        return self._services.clock.now_ms(self._memory.max_event_at)
+        clock, memory = self._services.clock, self._memory
+        # Once live, a shard stays so: silence is no going back to old times.
+        memory.live = memory.live or clock.is_live(memory.max_event_at)
+        return clock.now_ms(memory.max_event_at, was_live=memory.live)
 
     def _end_sweep(self, made: int | None) -> None:
         if self._sweep is not None and not self._sweep.made.done():
@@ -546,6 +557,7 @@ class Shard:
         states = await self._services.store.read_states(self.partition, unknown)
         known = [one for one, state in zip(unknown, states, strict=True) if state is not None]
         memory.add_customers(known, [state for state in states if state is not None])
+        await self._refresh_pool()
         gone = set(unknown) - set(known)
         started = time.perf_counter()
         now_ms = self._now_ms()

@@ -114,6 +114,7 @@ class ShardMemory:
         self.positions = {role: int(fields.get(f"offset:{role}", 0)) for role in INPUTS}
         self.max_event_at = int(fields.get("max_event_at", 0))
         self.swept_at = int(fields.get("swept_at", 0))
+        self.live = bool(int(fields.get("live", 0)))
         self.counters = {
             name: int(fields.get(name, 0))
             for name in (
@@ -251,7 +252,7 @@ class ShardMemory:
         clv = np.full(len(ids), np.nan)
         clv[ahead.buyers] = ahead.clv
         model.ranks.move(past.clv, clv)
-        self.counters["total:equity"] += int(np.nansum(clv) - np.nansum(past.clv))
+        self.counters["total:equity"] += _sum(clv) - _sum(past.clv)
         records["scored_at"][rows] = now_ms
         records["clv"][rows] = clv
         self._basis[:, rows] = basis_of(value)
@@ -296,6 +297,7 @@ class ShardMemory:
                 **{f"offset:{name}": offset for name, offset in self.positions.items()},
                 "max_event_at": self.max_event_at,
                 "swept_at": self.swept_at,
+                "live": int(self.live),
                 "settings": self._mark,
                 **self.counters,
             },
@@ -353,6 +355,11 @@ class ShardMemory:
         for month, values in sums.items():
             self.months[month] = self.months.get(month, np.zeros(MONTH_WIDTH, np.int64)) + values
         return {month: " ".join(map(str, self.months[month].tolist())) for month in sums}
+
+
+def _sum(values: NDArray[np.float64]) -> int:
+    """Sum of whole numbers, NaN left out; not of doubles, which do not hold every large one."""
+    return int(np.nan_to_num(values).astype(np.int64).sum())
 
 
 def _totals(value: CurrentValue) -> NDArray[np.int64]:

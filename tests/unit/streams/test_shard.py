@@ -172,7 +172,27 @@ def test_records_below_the_position_are_skipped() -> None:
         assert record.fields["count:orders:folded"] == "14"
         assert record.fields["count:orders:duplicate"] == "0"
         assert record.fields["offset:orders"] == "20"
-        assert record.sequence == 2
+        assert record.sequence == 3
+        await world.shard.close(1.0)
+
+    run_quickly(scenario())
+
+
+def test_a_topic_made_anew_is_noticed_though_more_of_it_waits() -> None:
+    async def scenario() -> None:
+        world = World(settings=shard_settings(lost_positions="earliest", max_batches_in_flight=1))
+        await world.shard.open()
+        world.shard.submit(as_chunk([order(ANN, number) for number in range(10)]))
+        await settle(100)
+        world.sender.at_once = False
+        world.shard.submit(as_chunk([order(ANN, 10)], at=10))
+        await settle(100)
+        world.shard.submit(as_chunk([order(BOB, 20 + number) for number in range(6)], at=0))
+        world.shard.submit(as_chunk([order(BOB, 26 + number) for number in range(6)], at=6))
+        world.sender.at_once = True
+        world.sender.deliver(len(world.sender.calls) - 1)
+        await settle(200)
+        assert stored_rows(world)[BOB]["orders"] == 12
         await world.shard.close(1.0)
 
     run_quickly(scenario())

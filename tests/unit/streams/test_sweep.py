@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import World, customers_of, run_quickly, shard_settings
+from tests.support.fakes import START_SECONDS, World, customers_of, run_quickly, shard_settings
 from tests.unit.streams.helpers import DAY_SECONDS, as_ms, order, stored_rows, visit
 from tests.unit.streams.test_shard_model import check_ranks
 from valuetide.streams.store import Commit, StoreUnavailableError
@@ -203,5 +203,64 @@ def test_it_can_be_turned_off() -> None:
     async def scenario() -> None:
         world = shop(refresh_seconds=0.0)
         await asyncio.wait_for(sweeper(world).run(), 0.1)
+
+    run_quickly(scenario())
+
+
+def auto(**settings: Any) -> World:
+    return World(settings=shard_settings(clock="auto", sweep_rate=NEVER_PAUSING, **settings))
+
+
+def test_a_live_shard_that_falls_silent_altogether_is_swept_as_well() -> None:
+    async def scenario() -> None:
+        world = auto()
+        world.flow.add("orders", order("c9", 1, amount=50.0))
+        first = (await opened(world))["c9"]
+        for days in (1, 1, 30):
+            world.wall.seconds += days * DAY_SECONDS
+            assert world.shard.sweep_due
+            assert await sweeper(world).walk([0]) == 1
+        last = stored_rows(world)["c9"]
+        assert last["recency_days"] == pytest.approx(32, abs=0.01)
+        assert last["p_alive"] < first["p_alive"]
+        assert await world.shard.close(1.0)
+        world.shard = world.make_shard("another")
+        await world.shard.open()
+        world.wall.seconds += DAY_SECONDS
+        assert await sweeper(world).walk([0]) == 1
+
+    run_quickly(scenario())
+
+
+def test_a_replay_is_swept_by_its_own_time_though_the_empty_shard_was_looked_at() -> None:
+    async def scenario() -> None:
+        world = auto()
+        await world.shard.open()
+        assert not world.shard.sweep_due
+        await sweeper(world).walk([0])
+        start = START_SECONDS - 1_000 * DAY_SECONDS
+        world.flow.add("orders", order("c9", 1, occurred_at=start, amount=50.0))
+        await world.drain()
+        if world.shard.sweep_due:
+            await sweeper(world).walk([0])
+        world.flow.add("orders", order("c10", 2, occurred_at=start + 351 * DAY_SECONDS))
+        await world.drain()
+        assert world.shard.sweep_due
+        assert await sweeper(world).walk([0]) == 1
+        assert stored_rows(world)["c9"]["recency_days"] == pytest.approx(351, abs=0.01)
+        assert not world.shard.sweep_due
+
+    run_quickly(scenario())
+
+
+def test_a_shard_that_closes_takes_no_more_of_a_sweep() -> None:
+    async def scenario() -> None:
+        world = shop()
+        await opened(world)
+        world.wall.seconds += 10 * DAY_SECONDS
+        walk = asyncio.create_task(sweeper(world).walk([0]))
+        await asyncio.sleep(0)
+        assert await world.shard.close(5.0)
+        await walk
 
     run_quickly(scenario())
