@@ -159,7 +159,8 @@ def _foresight_lines(foresight: "Foresight") -> list[str]:
     customers = sum(one.customers for one in foresight.deciles)
     lines.append(f"{'all':>8}{customers:>11,}{predicted:>18,.1f}{realised:>10,}")
     if realised:
-        lines.append(f"  predicted {predicted / realised - 1:+.1%} of what came")
+        off = predicted / realised - 1.0
+        lines.append(f"  predicted {abs(off):.1%} {'more' if off > 0 else 'fewer'} than came")
     for days, grade in foresight.learned.knowledge.grades.items():
         if grade.cohorts:
             found = report(grade.total)
