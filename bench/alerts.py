@@ -8,10 +8,9 @@ status 1 if there are any.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from bench import alert_worlds as worlds
 from bench.alert_worlds import CORRELATED, POINTS, START, Bools, Floats, Noise
+from bench.outcome import Outcome
 from valuetide.scoring.arrays import IntArray
 from valuetide.scoring.trends.calendar import Calendar
 from valuetide.scoring.trends.decision import NO_WHOLE, Policy
@@ -36,22 +36,15 @@ SIZES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 NEVER = 10_000.0
 
 
-@dataclass
-class Outcome:
-    """What was measured, and which bounds were missed."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    missed: list[str] = field(default_factory=list)
+class Shown(Outcome):
+    """An outcome that is printed as it comes."""
 
     def note(self, name: str, value: Any) -> None:
         self.values[name] = value
 
     def bound(self, name: str, value: float, low: float, high: float) -> None:
-        self.values[name] = {"value": value, "low": low, "high": high}
-        fine = low <= value <= high
-        print(f"  {'ok' if fine else 'MISSED':7}{name}: {value:.4g}")
-        if not fine:
-            self.missed.append(f"{name}: {value:.4g} is not within {low:.4g} and {high:.4g}")
+        print(f"  {'ok' if low <= value <= high else 'MISSED':7}{name}: {value:.4g}")
+        super().bound(name, value, low, high)
 
 
 def calendar() -> Calendar:
@@ -107,7 +100,7 @@ def per_budget(alerts: Fired, series: int, rng: np.random.Generator) -> tuple[fl
     return float(BUDGET * counts.sum() / alerts.judged.sum()), float(low), float(high)
 
 
-def false_alarms(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def false_alarms(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     series = 200 if quick else 1_000
     print(f"\nNo shift: alerts per series and 90 points, {series} series of {POINTS} days")
     for of in worlds.KINDS:
@@ -150,7 +143,7 @@ def alive(alerts: Fired, way: Floats) -> Bools:
     return held
 
 
-def shifts(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def shifts(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     series = 300 if quick else 1_000
     print(f"\nA shift that stays, from points to alerts, {series} series, half up and half down")
     print(
@@ -224,7 +217,7 @@ def tuned(alarms: Callable[[float], Alarms], low: float, high: float) -> tuple[f
     return high, BUDGET * float(alarms(high).mean())
 
 
-def versus_river(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def versus_river(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     series = 60 if quick else 200
     many = 150 if quick else 400
     print("\nDetectors alone, same residuals (AR(1) .3, t with 5), tuned to one alarm in 90 points")
@@ -260,7 +253,7 @@ def versus_river(outcome: Outcome, rng: np.random.Generator, quick: bool) -> Non
         )
 
 
-def many_series(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def many_series(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     """Judge a family in which a twentieth of the series shifts by 30 %: which alerts are false."""
     series, rounds = (200, 2) if quick else (1_000, 6)
     moved = series // 20
@@ -286,7 +279,7 @@ def many_series(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None
     outcome.bound("family: share of false alerts", float(np.mean(shares)), 0, 0.1)
 
 
-def explanation(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def explanation(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     """Plant a change in one element of three dimensions and explain the mean of seven days."""
     cases = 400 if quick else 2_000
     print(f"\nThe planted segment, {cases} cases each: 3 dimensions of 4 to 8 elements")
@@ -326,7 +319,7 @@ def named(rng: np.random.Generator, change: float, ratio: bool) -> bool:
     return bool(found) and found[0].element == f"{dimension}.{element}"
 
 
-def cost(outcome: Outcome, rng: np.random.Generator, quick: bool) -> None:
+def cost(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     series, points = (2_000, 40) if quick else (10_000, 60)
     logs = worlds.shop(CORRELATED, series, rng, points)
     watch, roster = Watch(Model(), calendar(), Policy(), series), alone(series)
@@ -353,17 +346,13 @@ def main() -> int:
     parser.add_argument("--only", help="one part by its name")
     parser.add_argument("--json", type=Path, default=Path("build/bench-alerts.json"))
     options = parser.parse_args()
-    outcome = Outcome()
+    outcome = Shown()
     parts = (false_alarms, shifts, versus_river, many_series, explanation, cost)
     for part in parts:
         if options.only in (None, part.__name__):
             part(outcome, np.random.default_rng(options.seed), options.quick)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1))
-    print(f"\n{len(outcome.missed)} bounds missed")
-    for line in outcome.missed:
-        print("  " + line)
-    return 1 if outcome.missed else 0
+    outcome.write(options.json)
+    return outcome.judge()
 
 
 if __name__ == "__main__":

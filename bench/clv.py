@@ -37,7 +37,6 @@ from bench.clv_offline import (
     FORECAST_DAYS,
     Batch,
     Data,
-    Outcome,
     as_facts,
     batch_fits,
     by_lifetimes,
@@ -52,6 +51,7 @@ from bench.clv_offline import (
     published,
     weekly_refits,
 )
+from bench.outcome import Outcome
 from tests.support import lifetime_reference as reference
 from tests.support.lifetime_reference import Floats, Summary
 from tests.support.shared_data import lifetimes_data, shared_data
@@ -410,15 +410,11 @@ def main() -> int:
     curves = [measure(shop(name), outcome) for name in names[: 1 if options.quick else None]]
     if not options.quick:
         cost(outcome)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1,
-                                       default=np.ndarray.tolist))  # fmt: skip
+    outcome.write(options.json)
     for path in clv_plots.draw(curves, options.json.parent):
         print(f"wrote {path}")
-    print(f"\n{len(outcome.missed)} bounds missed")
-    for line in outcome.missed:
-        print("  " + line)
-    return 1 if (outcome.wrong if options.quick else outcome.missed) else 0
+    missed = outcome.judge()
+    return int(bool(outcome.wrong)) if options.quick else missed
 
 
 if __name__ == "__main__":

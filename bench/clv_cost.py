@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.clv_offline import Outcome
+from bench.outcome import Outcome
 from tests.support.shared_data import lifetimes_data
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner

@@ -16,14 +16,14 @@ Retail with signals of pure chance.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from bench.clv_offline import Data, Outcome, cdnow, online_retail
+from bench.clv_offline import Data, cdnow, online_retail
+from bench.outcome import Outcome
 from tests.support.shop import MODEL, SPEND, Floats, Planted, Shop, noise, simulate
 from valuetide.scoring.lifetime import purchases
 from valuetide.scoring.lifetime.conformal import Conformal
@@ -219,12 +219,8 @@ def main() -> int:
         silent = sum(harmless(f"{name}, seed {seed}", make(seed), outcome) for seed in seeds)
         print(f"  {name:40}{silent} of {options.seeds}")
         outcome.values[f"{name}: silent"] = silent
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1))
-    print(f"\n{len(outcome.missed)} bounds missed")
-    for line in outcome.missed:
-        print("  " + line)
-    return 1 if outcome.missed else 0
+    outcome.write(options.json)
+    return outcome.judge()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,9 @@ the bounds that are missed; ends with status 1 if there are any.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.outcome import Outcome
 from tests.support import lifetime_reference as reference
 from tests.support.lifetime_reference import Fit, Floats, Summary, fit, summarise
 from tests.support.shared_data import BESIDE, lifetimes_data
@@ -62,27 +62,6 @@ class Data:
     @property
     def freeze(self) -> int:
         return int(self.day[0]) + self.learn_days
-
-
-@dataclass
-class Outcome:
-    """What was measured, and which bounds were missed."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-    missed: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-
-    def bound(self, name: str, value: float, low: float, high: float) -> None:
-        """Hold a figure to its bound."""
-        self.values[name] = {"value": value, "low": low, "high": high}
-        if not low <= value <= high:
-            self.missed.append(f"{name}: {value:.4g} is not within {low:.4g} and {high:.4g}")
-
-    def right(self, name: str, value: float, high: float) -> None:
-        """Hold a figure to a bound beyond which the program, not the model, is at fault."""
-        before = len(self.missed)
-        self.bound(name, value, 0.0, high)
-        self.wrong += self.missed[before:]
 
 
 def cdnow(name: str) -> Data:
@@ -552,12 +531,8 @@ def main() -> int:
         accuracy(data, outcome)
         for measure in (cutting, cost, coverage, grading, weekly):
             measure(data, outcome)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps({"missed": outcome.missed, **outcome.values}, indent=1))
-    print(f"\n{len(outcome.missed)} bounds missed")
-    for line in outcome.missed:
-        print("  " + line)
-    return 1 if outcome.missed else 0
+    outcome.write(options.json)
+    return outcome.judge()
 
 
 if __name__ == "__main__":

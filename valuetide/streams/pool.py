@@ -92,11 +92,6 @@ class Pool:
         return self._knowledge
 
     @property
-    def parameters(self) -> Parameters:
-        """The pooled parameters, the prior while nobody has learned anything."""
-        return self.knowledge.parameters
-
-    @property
     def percentiles(self) -> Percentiles:
         """Ranks among the customers of all shards."""
         if self._percentiles is None:

@@ -30,17 +30,19 @@ from valuetide.streams.records import (
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store.redis import (
+    SCAN_COUNT,
     commit_key,
     customer_key,
     mapped_errors,
     model_key,
     months_key,
+    read_models,
+    scan_customers,
     top_key,
 )
 
 INTEGERS = frozenset({"version", "orders", "frequency"})
 TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at"})
-SCAN_COUNT = 1_000
 MONTH_FIELDS = ("orders", "revenue", "returns", "refunds", "cancellations", "cancelled")
 
 
@@ -237,17 +239,9 @@ class Reader:
             When what is in Redis cannot be read.
         """
         partitions, horizons = range(self._settings.partitions), self._settings.horizons_days
-        names = share_pieces(horizons)
-        with mapped_errors():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for partition in partitions:
-                    key = model_key(self._settings.key_prefix, partition)
-                    pipeline.hmget(key, names)
-                rows = await pipeline.execute()
-        models = [
-            {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
-            for row in rows
-        ]
+        models = await read_models(
+            self._client, self._settings.key_prefix, partitions, share_pieces(horizons)
+        )
         shares = decode_shares(partitions, models, horizons)
         return Learned(
             pooled_knowledge(shares),
@@ -349,41 +343,29 @@ class Reader:
 
     async def _states(self, partition: int) -> AsyncIterator[tuple[list[str], list[bytes]]]:
         """Give the packed states of a partition, some customers at a time."""
-        start = customer_key(self._settings.key_prefix, partition, "")
-        found: set[bytes] = set()
-        with mapped_errors():
-            # A scan may give a key twice.
-            async for key in self._client.scan_iter(match=_escaped(start) + "*", count=SCAN_COUNT):
-                found.add(key)
-        keys = sorted(found)
-        for at in range(0, len(keys), SCAN_COUNT):
-            part = keys[at : at + SCAN_COUNT]
+        prefix = self._settings.key_prefix
+        found: set[str] = set()  # a scan may give a customer twice
+        async for _, ids in scan_customers(self._client, prefix, [partition]):
+            found.update(ids)
+        customers = sorted(found)
+        for at in range(0, len(customers), SCAN_COUNT):
+            part = customers[at : at + SCAN_COUNT]
             with mapped_errors():
                 async with self._client.pipeline(transaction=False) as pipeline:
-                    for key in part:
-                        pipeline.hget(key, "s")
+                    for customer in part:
+                        pipeline.hget(customer_key(prefix, partition, customer), "s")
                     states = await pipeline.execute()
-            there = [(k.decode()[len(start) :], s) for k, s in zip(part, states, strict=True) if s]
+            there = [(one, state) for one, state in zip(part, states, strict=True) if state]
             yield [customer for customer, _ in there], [state for _, state in there]
 
     async def scan(self) -> AsyncIterator[Score]:
         """Give the score of every customer, in no order. Costs a walk over all keys."""
-        prefix = self._settings.key_prefix
-        for partition in range(self._settings.partitions):
-            start = customer_key(prefix, partition, "")
-            pattern = _escaped(start) + "*"
-            batch: list[str] = []
-            with mapped_errors():
-                async for key in self._client.scan_iter(match=pattern, count=SCAN_COUNT):
-                    batch.append(key.decode()[len(start) :])
-                    if len(batch) == SCAN_COUNT:
-                        for score in await self.customers(batch):
-                            if score is not None:
-                                yield score
-                        batch = []
-                for score in await self.customers(batch):
-                    if score is not None:
-                        yield score
+        partitions = range(self._settings.partitions)
+        pages = scan_customers(self._client, self._settings.key_prefix, partitions)
+        async for _, ids in pages:
+            for score in await self.customers(ids):
+                if score is not None:
+                    yield score
 
     async def wait_for_positions(
         self, positions: dict[tuple[str, int], int], timeout_seconds: float
@@ -417,7 +399,3 @@ def parse_score(
         else:
             score[name] = float(text) if text else None
     return score  # type: ignore[return-value]
-
-
-def _escaped(text: str) -> str:
-    return "".join(f"\\{c}" if c in "*?[]\\" else c for c in text)

@@ -50,8 +50,6 @@ from valuetide.streams.store import (
 
 log = structlog.get_logger(__name__)
 
-OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
-MONTH_WIDTH = 6
 SWEEP_WAITS_SECONDS = 1.0
 """Events come first, but not for longer."""
 
@@ -502,11 +500,14 @@ class Shard:
         Who is scored again then had a score of at least half an interval, so none gets older than
         a whole one.
         """
-        half = self._services.settings.refresh_seconds * 500.0
         if not self._working or not self._memory.max_event_at:
             return False
         # A clock may also have gone back: from the wall's to that of old events.
-        return abs(self._now_ms() - self._memory.swept_at) >= half
+        return abs(self._now_ms() - self._memory.swept_at) >= self._half_interval_ms
+
+    @property
+    def _half_interval_ms(self) -> int:
+        return int(self._services.settings.refresh_seconds * 500.0)
 
     def sweep_begins(self) -> int:
         """Give the moment of the shard, for :meth:`sweep_ended`."""
@@ -561,9 +562,10 @@ class Shard:
         gone = set(unknown) - set(known)
         started = time.perf_counter()
         now_ms = self._now_ms()
-        older_than = now_ms - int(settings.refresh_seconds * 500.0)
         scored = memory.score_again(
-            [one for one in sweep.ids if one not in gone], now_ms, older_than
+            [one for one in sweep.ids if one not in gone],
+            now_ms,
+            older_than_ms=now_ms - self._half_interval_ms,
         )
         metrics.stage("sweep", started)
         if scored is None:

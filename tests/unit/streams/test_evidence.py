@@ -99,7 +99,7 @@ def test_survival_is_that_of_purchases_and_signals_together() -> None:
     before = np.eye(4)[ENGAGEMENT][:, None]
     counts = Counts(since, weeks, before, np.array([(last - first) / 7]))
     gained = log_odds_gained(proven_rates([learned()]), counts).sum()
-    odds = log_odds_of_leaving(world.shard._memory._pool.parameters.purchases, seen)[0]
+    odds = log_odds_of_leaving(world.shard._memory._pool.knowledge.parameters.purchases, seen)[0]
     assert base["p_alive"] == pytest.approx(1 / (1 + np.exp(odds)), abs=1e-4)
     assert told["p_alive"] == pytest.approx(1 / (1 + np.exp(odds + gained)), abs=1e-4)
     ratio = told["p_alive"] / base["p_alive"]

@@ -15,7 +15,7 @@ from tests.unit.streams.helpers import answer, order, visit
 from valuetide.schemas.events import Feedback, Interaction, Order
 from valuetide.streams.decode import Role
 from valuetide.streams.metrics import DELAY_BOUNDS, ArrayHistogram, Metrics
-from valuetide.streams.shard import OUTCOMES
+from valuetide.streams.shard_memory import OUTCOMES
 
 BOUNDS = (0.1, 1.0, 10.0)
 UNITS = ("_seconds", "_events", "_bytes", "_info", "_shards", "_memory", "_total")

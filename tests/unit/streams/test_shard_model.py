@@ -451,30 +451,30 @@ def test_shards_score_with_what_all_have_learned() -> None:
         now = [0.0]
         one, two = learned(1, 30), learned(2, 300)
         store, pool = MemoryStore(), Pool(lambda: now[0])
-        assert pool.parameters == PRIOR
+        assert pool.knowledge.parameters == PRIOR
         pool.put(0, share(one, 1_000))
-        alone = pool.parameters
+        alone = pool.knowledge.parameters
         assert alone.purchases.r == pytest.approx(one.parameters.purchases.r)
         await pool.refresh(store, 2, 10.0, (90,))
-        assert pool.parameters == alone
+        assert pool.knowledge.parameters == alone
         pieces = {"head": two.encode_head(), "customers": b"3000"}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
         now[0] = 9.0
         await pool.refresh(store, 2, 10.0, (90,))
-        assert pool.parameters == alone
+        assert pool.knowledge.parameters == alone
         now[0] = 10.0
         await pool.refresh(store, 2, 10.0, (90,))
-        both = pool.parameters
+        both = pool.knowledge.parameters
         wanted = np.exp((one.purchases[0] + 3 * two.purchases[0]) / 4)
         assert both.purchases.r == pytest.approx(wanted)
 
         other = Pool(lambda: now[0])
         other.put(1, share(two, 3_000))
         other.put(0, share(one, 1_000))
-        assert other.parameters == both
+        assert other.knowledge.parameters == both
         other.put(0, share(Learner(shards=2), 500))  # prospects alone: nothing learned, no weight
-        assert other.parameters.purchases.r == pytest.approx(two.parameters.purchases.r)
+        assert other.knowledge.parameters.purchases.r == pytest.approx(two.parameters.purchases.r)
         pool.release(0)
-        assert pool.parameters == both
+        assert pool.knowledge.parameters == both
 
     asyncio.run(scenario())

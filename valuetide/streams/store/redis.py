@@ -170,38 +170,15 @@ class RedisStore:
                 states += cast("list[bytes | None]", await self._read_states(keys=keys))
         return states
 
-    async def scan_customers(self, partitions: Sequence[int]) -> AsyncIterator[Page]:
+    def scan_customers(self, partitions: Sequence[int]) -> AsyncIterator[Page]:
         """Give the customers of some shards, some at a time, some perhaps more than once."""
-        pattern = f"{self._prefix}:{{*}}:customer:*"
-        cursor = 0
-        while True:
-            with mapped_errors():
-                cursor, keys = await self._client.scan(cursor, match=pattern, count=SCAN_COUNT)
-            pages: dict[int, list[str]] = {partition: [] for partition in partitions}
-            for key in keys:
-                name = cast("bytes", key).decode()[len(self._prefix) + 2 :]
-                shard, _, customer = name.partition("}:customer:")
-                if int(shard) in pages:
-                    pages[int(shard)].append(customer)
-            for page in pages.items():
-                if page[1]:
-                    yield page
-            if not cursor:
-                return
+        return scan_customers(self._client, self._prefix, partitions)
 
     async def read_models(
         self, partitions: Sequence[int], names: Sequence[str]
     ) -> list[dict[str, bytes]]:
         """Give some pieces of the model of each shard, those that there are."""
-        with mapped_errors():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for partition in partitions:
-                    pipeline.hmget(model_key(self._prefix, partition), names)
-                rows = await pipeline.execute()
-        return [
-            {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
-            for row in rows
-        ]
+        return await read_models(self._client, self._prefix, partitions, names)
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
@@ -246,6 +223,46 @@ class RedisStore:
     async def close(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+async def scan_customers(
+    client: "aioredis.Redis", prefix: str, partitions: Sequence[int]
+) -> AsyncIterator[Page]:
+    """Walk over all keys once and give the customers of some shards.
+
+    Some at a time, some perhaps more than once.
+    """
+    pattern = f"{prefix}:{{*}}:customer:*"
+    cursor = 0
+    while True:
+        with mapped_errors():
+            cursor, keys = await client.scan(cursor, match=pattern, count=SCAN_COUNT)
+        pages: dict[int, list[str]] = {partition: [] for partition in partitions}
+        for key in keys:
+            name = cast("bytes", key).decode()[len(prefix) + 2 :]
+            shard, _, customer = name.partition("}:customer:")
+            if int(shard) in pages:
+                pages[int(shard)].append(customer)
+        for page in pages.items():
+            if page[1]:
+                yield page
+        if not cursor:
+            return
+
+
+async def read_models(
+    client: "aioredis.Redis", prefix: str, partitions: Sequence[int], names: Sequence[str]
+) -> list[dict[str, bytes]]:
+    """Give some pieces of the model of each shard, those that there are."""
+    with mapped_errors():
+        async with client.pipeline(transaction=False) as pipeline:
+            for partition in partitions:
+                pipeline.hmget(model_key(prefix, partition), names)
+            rows = await pipeline.execute()
+    return [
+        {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
+        for row in rows
+    ]
 
 
 def _flat(mapping: dict[str, Any]) -> list[str]:
