@@ -38,7 +38,7 @@ from valuetide.streams.pool import Pool
 from valuetide.streams.publish import Delivery, Outgoing
 from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_memory import ShardMemory
+from valuetide.streams.shard_memory import Scored, ShardMemory
 from valuetide.streams.sorting_out import dead_letters, strays
 from valuetide.streams.store import (
     Commit,
@@ -550,10 +550,8 @@ class Shard:
 
     async def _prepare_sweep(self, sweep: _Sweep) -> _Step | None:
         sweep.taken = True
-        metrics, settings = self._services.metrics, self._services.settings
-        memory = self._memory
-        if self.in_memory > self._memory_limit():
-            await self._forget_customers()
+        metrics, memory = self._services.metrics, self._memory
+        await self._make_room()
         unknown = memory.unknown(sweep.ids)
         states = await self._services.store.read_states(self.partition, unknown)
         known = [one for one, state in zip(unknown, states, strict=True) if state is not None]
@@ -575,9 +573,7 @@ class Shard:
             role=None,
             commit=memory.commit(scored, {}),
             keys=[customer.encode() for customer in scored.ids],
-            messages=score_messages(
-                scored.ids, scored.fields, score_columns(settings.horizons_days)
-            ),
+            messages=self._messages(scored),
             others=[],
             counts={},
             rejected=[],
@@ -632,11 +628,7 @@ class Shard:
             role=role,
             commit=memory.commit(scored, memory.sum_months(role, decoded, folded)),
             keys=[customer.encode() for customer in scored.ids],
-            messages=score_messages(
-                scored.ids,
-                scored.fields,
-                score_columns(self._services.settings.horizons_days),
-            ),
+            messages=self._messages(scored),
             others=others,
             counts=counts,
             rejected=[rejection.field for rejection in rejections],
@@ -698,20 +690,29 @@ class Shard:
             rejections += refused
             decoded = decoded.take(np.array([c not in elsewhere for c in decoded.customer], bool))
             unknown = [customer for customer in unknown if customer not in elsewhere]
-        if self.in_memory > self._memory_limit():
-            await self._forget_customers()
+        if await self._make_room():
             unknown = self._memory.unknown(decoded.customer)
         states = await self._services.store.read_states(self.partition, unknown)
         self._memory.add_customers(unknown, states)
         return decoded
 
-    async def _forget_customers(self) -> None:
-        """Drop all customers from memory once nothing of them is in flight."""
+    async def _make_room(self) -> bool:
+        """Drop all customers from memory, where there are too many; whether that was so.
+
+        Nothing of them may be in flight then.
+        """
+        if self.in_memory <= self._memory_limit():
+            return False
         if self._steps:
             await asyncio.wait(self._steps)
         if self._failure is not None:
             raise self._failure
         self._memory.forget_customers()
+        return True
+
+    def _messages(self, scored: Scored) -> list[bytes]:
+        columns = score_columns(self._services.settings.horizons_days)
+        return score_messages(scored.ids, scored.fields, columns)
 
     # -- publish and commit -------------------------------------------------------------------
 
