@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tests.support.pipeline import cli, environment_of
 from tests.support.shared_data import lifetimes_data
 from valuetide.streams.cli import cli as command
 from valuetide.streams.demo import run as demo
+from valuetide.streams.local import local_settings
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
@@ -69,7 +71,10 @@ def test_the_demo_foresees_at_week_39_what_comes(whole: dict[str, Any]) -> None:
 def test_the_demo_fails_where_anything_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Behind the worker's back: a score, a whole customer and a month are altered."""
+    """Behind the worker's back: a score, a whole customer and a month are altered.
+
+    Without a sweep, which would write the true ones again before they are looked at.
+    """
     lines = lifetimes_data("CDNOW_master.txt").read_text().splitlines()[: FEW_LINES + 1]
     file = tmp_path / "CDNOW_master.txt"
     file.write_text("\n".join(lines) + "\n")
@@ -94,6 +99,7 @@ def test_the_demo_fails_where_anything_is_wrong(
         return made
 
     monkeypatch.setattr(demo, "cdnow_file", lambda: file)
+    monkeypatch.setattr(demo, "local_settings", partial(local_settings, refresh_seconds=0))
     monkeypatch.setattr(Reader, "wait_for_positions", wait_and_tamper)
     result = CliRunner().invoke(command, ["demo", "--json"])
     assert result.exit_code == 1
