@@ -130,6 +130,7 @@ class _Sweep:
     """Customers whose old scores are to be made again; how many were, ``None`` if interrupted."""
 
     ids: list[str]
+    fresh_too: bool
     asked_at: float
     made: "asyncio.Future[int | None]"
     taken: bool = False
@@ -286,6 +287,11 @@ class Shard:
     def in_memory(self) -> int:
         """Number of customers held in memory."""
         return len(self._memory)
+
+    @property
+    def customers(self) -> int:
+        """Number of customers, in memory or not."""
+        return self._memory.counters["total:customers"]
 
     @property
     def why_paused(self) -> str:
@@ -490,6 +496,7 @@ class Shard:
             self.partition, services.settings, services.writer, record, services.pool
         )
         self.committed = dict(self._memory.positions)
+        self._committed_event_at = self._memory.max_event_at
 
     # -- sweep --------------------------------------------------------------------------------
 
@@ -510,15 +517,19 @@ class Shard:
         return int(self._services.settings.refresh_seconds * 500.0)
 
     def sweep_begins(self) -> int:
-        """Give the moment of the shard, for :meth:`sweep_ended`."""
-        return self._now_ms()
+        """Give the moment up to which all is committed, for :meth:`sweep_ended`.
+
+        A walk does not meet a new customer whose commit is still on its way.
+        """
+        live = self._memory.live
+        return self._services.clock.now_ms(self._committed_event_at, was_live=live)
 
     def sweep_ended(self, moment: int) -> None:
         """Note that all customers were looked at since a moment; kept with the next commit."""
         self._memory.swept_at = moment
 
-    async def sweep(self, ids: list[str]) -> int | None:
-        """Score customers again whose score is old, between events.
+    async def sweep(self, ids: list[str], *, fresh_too: bool = False) -> int | None:
+        """Score customers again whose score is old, or all of them, between events.
 
         Returns
         -------
@@ -527,7 +538,8 @@ class Shard:
         """
         if not self._working:
             return None
-        sweep = _Sweep(ids, time.monotonic(), asyncio.get_running_loop().create_future())
+        made = asyncio.get_running_loop().create_future()
+        sweep = _Sweep(ids, fresh_too, time.monotonic(), made)
         self._sweep = sweep
         self._wake.set()
         return await sweep.made
@@ -563,7 +575,7 @@ class Shard:
         scored = memory.score_again(
             [one for one in sweep.ids if one not in gone],
             now_ms,
-            older_than_ms=now_ms - self._half_interval_ms,
+            older_than_ms=now_ms - (0 if sweep.fresh_too else self._half_interval_ms),
         )
         metrics.stage("sweep", started)
         if scored is None:
@@ -765,6 +777,7 @@ class Shard:
         self._measure(step)
         metrics.commit_seconds.observe(time.perf_counter() - started)
         self.committed = {role: int(step.commit.fields[f"offset:{role}"]) for role in INPUTS}
+        self._committed_event_at = int(step.commit.fields["max_event_at"])
         self._memory.floors = floors
 
     def _measure(self, step: _Step) -> None:
