@@ -152,7 +152,7 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("partitons = 4", "partitons"),
         ("[vocabulary]\nbase = 1", "vocabulary.base"),
-        ("[topics]\nalerts = 'x'", "topics.alerts"),
+        ("[topics]\nalarms = 'x'", "topics.alarms"),
         (f"partitions = '{SECRET}'", "partitions"),
         (f"redis_url = ['{SECRET}']", "redis_url"),
         (f"partitions = {SECRET}", "line 1"),
