@@ -11,7 +11,6 @@ The file is one JSON object::
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from typing import Final
 from pydantic import TypeAdapter, ValidationError
 
 from valuetide.streams.replay.errors import ReplayError
-from valuetide.streams.replay.files import Fingerprint
+from valuetide.streams.replay.files import Fingerprint, replace_file
 from valuetide.streams.replay.send import Progress
 
 VERSION: Final = 1
@@ -93,15 +92,7 @@ def save_position(state: Path, position: Position) -> None:
     ReplayError
         When it cannot be written.
     """
-    beside = state.with_name(f"{state.name}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(asdict(position), file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(state)
-    except OSError as error:
-        raise ReplayError(f"{state}: cannot be written: {error.strerror}") from None
+    replace_file(state, json.dumps(asdict(position)))
 
 
 class Keeper:
