@@ -161,7 +161,7 @@ def _warn(settings: "Settings", currency: str) -> None:
     from valuetide.schemas.vocabulary import DEFAULT_INTERACTION_KINDS
 
     missing = [
-        kind
+        f"the kind {kind}"
         for kind in DEFAULT_INTERACTION_KINDS
         if kind not in settings.vocabulary.interaction_kinds
     ]
@@ -169,7 +169,7 @@ def _warn(settings: "Settings", currency: str) -> None:
         missing.append(f"an exchange rate for {currency}")
     if missing:
         click.echo(
-            f"warning: these settings have no {', '.join(missing)}; a worker with the same settings"
+            f"warning: these settings lack {', '.join(missing)}; a worker with the same settings"
             " sends such events to the dead letters",
             err=True,
         )

@@ -28,10 +28,11 @@ class Shop:
 
     Examples
     --------
-    >>> shop = Shop(Scenario(customers=20, days=10, warm_up_days=0, name="s"))
-    >>> role, event = next(shop.events())
-    >>> role, event.customer_id, event.value[:40]
-    ('orders', 's-000000', b'{"occurred_at":1704082484.287,"event_id"')
+    >>> shop = Shop(Scenario(customers=100, days=60, warm_up_days=0, name="s"))
+    >>> sorted({role for role, _ in shop.events()})
+    ['feedback', 'interactions', 'orders']
+    >>> shop.truth()["customers"]["customer_id"][:2]
+    ['s-000000', 's-000001']
     """
 
     def __init__(self, scenario: Scenario) -> None:
