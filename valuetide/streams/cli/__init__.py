@@ -10,6 +10,7 @@ from valuetide.streams.cli.dlq import dlq
 from valuetide.streams.cli.doctor import doctor
 from valuetide.streams.cli.model import model
 from valuetide.streams.cli.replay import replay
+from valuetide.streams.cli.simulate import simulate
 from valuetide.streams.cli.top import top
 from valuetide.streams.cli.topics import topics
 from valuetide.streams.cli.up import up
@@ -48,7 +49,7 @@ def cli(config: str | None) -> None:
         os.environ["VALUETIDE_CONFIG"] = config
 
 
-for _command in (demo, up, worker, replay, topics, customer, top, model, dlq, doctor):
+for _command in (demo, up, worker, replay, simulate, topics, customer, top, model, dlq, doctor):
     cli.add_command(_command)
 
 
