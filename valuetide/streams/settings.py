@@ -23,6 +23,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
+from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
 
 LIKENESS = 0.9
 """Share of letters that a misspelt name has in common with the right one, at least."""
@@ -96,6 +97,8 @@ class Settings(BaseSettings):
     ] = 4
     replication: Annotated[int, Field(ge=1, le=9, description="Copies of each topic")] = 1
     vocabulary: Vocabulary = Vocabulary()
+    series: SeriesSettings = SeriesSettings()
+    alerts: AlertSettings = AlertSettings()
 
     half_life_days: Annotated[
         float, Field(ge=30, le=36_500, description="Of decayed_value; fixed for a given state")

@@ -32,6 +32,7 @@ from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
@@ -108,6 +109,7 @@ class Services:
     writer: str
     decoders: dict[Role, Decoder]
     pool: Pool
+    closings: Closings
 
 
 @dataclass(slots=True)
@@ -256,6 +258,8 @@ class Shard:
             settings.model_refresh_seconds,
             settings.horizons_days,
         )
+        await services.closings.refresh(services.store, settings.model_refresh_seconds)
+        self._memory.series.close(services.closings, self.partition)
 
     def reposition(self) -> None:
         """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""

@@ -32,6 +32,7 @@ from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
+from valuetide.streams.shard_series import ShardSeries
 from valuetide.streams.store import Commit, ShardRecord
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
@@ -136,6 +137,7 @@ class ShardMemory:
             month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
         }
         self._model = ShardModel(self._settings, record.model)
+        self.series = ShardSeries(self._settings, record)
 
     def __len__(self) -> int:
         return len(self._customers)
@@ -200,7 +202,10 @@ class ShardMemory:
         folded = fold(self._customers, _batch(role, decoded, rows))
         if len(decoded.at):
             self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
+            self.series.note_time(role, int(decoded.at.max()))
         self.counters["unmatched"] += folded.unmatched
+        scored = dict(zip(TOTALS, self._scored, strict=True))
+        self.series.fold(role, decoded, folded.accepted, rows, scored)
         return Part(role, decoded, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
@@ -323,6 +328,7 @@ class ShardMemory:
                 "live": int(self.live),
                 "settings": self._mark,
                 **self.counters,
+                **self.series.fields(),
             },
             months=months,
             ids=scored.ids,
@@ -330,6 +336,7 @@ class ShardMemory:
             rows=stored_rows(scored.fields),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
+            series=self.series.changes(self.max_event_at, self.counters["total:equity"]),
         )
 
     def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
