@@ -35,7 +35,7 @@ from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Pool
-from valuetide.streams.publish import Delivery, Outgoing
+from valuetide.streams.publish import Delivery, Outgoing, alert_messages
 from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import Scored, ShardMemory
@@ -741,6 +741,7 @@ class Shard:
         started = time.perf_counter()
         others = {(step.role, offset): message for offset, message in step.others if step.role}
         due = [message for source, message in others.items() if source not in self._delivered]
+        due += alert_messages(self._services.settings.topics.alerts, step.commit.alerts)
         delivery = await self._services.sender.send(
             topic, self.partition, step.keys, step.messages, due
         )

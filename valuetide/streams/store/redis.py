@@ -193,7 +193,8 @@ class RedisStore:
                 pipeline.hgetall(months_key(self._prefix, partition))
                 pipeline.hgetall(model_key(self._prefix, partition))
                 pipeline.hgetall(series_key(self._prefix, partition))
-                record, months, model, series = await pipeline.execute()
+                pipeline.hgetall(open_alerts_key(self._prefix, partition))
+                record, months, model, series, alerts = await pipeline.execute()
         fields = {name.decode(): value.decode() for name, value in record.items()}
         return ShardRecord(
             int(fields.pop("sequence", 0)),
@@ -202,6 +203,7 @@ class RedisStore:
             {name.decode(): value.decode() for name, value in months.items()},
             _named(model),
             _named(series),
+            {name.decode(): text.decode() for name, text in alerts.items()},
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
