@@ -38,7 +38,7 @@ from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Pool
-from valuetide.streams.publish import Delivery, Outgoing
+from valuetide.streams.publish import Delivery, Outgoing, alert_messages
 from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import Part, Scored, ShardMemory
@@ -781,6 +781,7 @@ class Shard:
             await sent_before.wait()
         started = time.perf_counter()
         due = [out for source, out in step.others.items() if source not in self._delivered]
+        due += alert_messages(self._services.settings.topics.alerts, step.commit.alerts)
         delivery = await self._services.sender.send(
             topic, self.partition, step.keys, step.messages, due
         )
