@@ -448,6 +448,30 @@ def test_a_regression_finds_the_roles_of_the_attributes() -> None:
     assert others == {"us", "northwind", "bluebird"}
 
 
+def test_a_fall_of_satisfaction_is_in_the_answers_of_its_scope() -> None:
+    lived = live(
+        name="s", seed=7, customers=8_000, days=60, warm_up_days=100, interactions=QUIET,
+        noise=CLEAN, feedback={"share": 1.0},
+        shifts=["level:-100%@20,metric=satisfaction,source=search"],
+    )  # fmt: skip
+    people = lived.truth["customers"]
+    source = dict(zip(people["customer_id"], people["source"], strict=True))
+    scores: defaultdict[tuple[bool, bool], list[float]] = defaultdict(list)
+    for event in lived.of("feedback", "csat", "rating"):
+        day = lived.day(event)
+        # Answers come up to eight days after the order that they are about.
+        if event["subject"] == "us" and not 20 <= day < 29:
+            scores[source[event["customer_id"]] == "search", day >= 29].append(event["score"])
+    (shift,) = lived.truth["shifts"]
+    assert shift["effect"]["satisfaction"] < -0.4
+    for searched, effect in ((True, shift["effect"]["satisfaction"]), (False, 0.0)):
+        before, after = scores[searched, False], scores[searched, True]
+        error = (np.var(before) / len(before) + np.var(after) / len(after)) ** 0.5
+        assert error < 0.06
+        # Nobody can say less than 1.
+        assert abs(np.mean(after) - np.mean(before) - effect) < SIGMAS * error + 0.03
+
+
 def test_who_is_content_stays_longer_where_that_is_planted() -> None:
     def contrast(strength: float) -> float:
         lived = live(
