@@ -1,4 +1,20 @@
-"""What a simulated shop is like: one frozen model, from defaults, a TOML file and options."""
+"""What a simulated shop is like: one frozen model, from defaults, a TOML file and options.
+
+A file has the fields of the models below; what it leaves out is as by default::
+
+    customers = 20_000
+    shifts = ["level:-20%@200", { kind = "variance", size = 1.0, start_day = 250 }]
+    channels = { web = 3, store = 1 }
+
+    [season]
+    spread = 0.1
+    [season.holidays.fair]
+    dates = ["05-01"]
+    factor = 2.0
+
+    [feedback.attributes]
+    delivery = { role = "hygiene", strength = 0.9 }
+"""
 
 import hashlib
 import tomllib
