@@ -287,7 +287,7 @@ class Explanation:
             f"at stake; by chance this happens once in {_span(self.run_length_days)}"
         )
         if not self.causes:
-            return text + ", and no single segment explains it."
+            return text + ("." if self.segment else ", and no single segment explains it.")
         first = self.causes[0]
         others = [cause for cause in self.causes[1:] if cause.dimension == first.dimension]
         named = " and ".join(cause.element for cause in [first, *others])
