@@ -58,7 +58,7 @@ class Producers:
 
     def __init__(self, outage_hours: int) -> None:
         policy = Policy(
-            endure_points=outage_hours, recover_points=1, accept_points=_ACCEPT_HOURS, cool_points=0
+            endure_points=outage_hours, recover_points=1, accept_points=_ACCEPT_HOURS, cool_points=1
         )
         self.decider = Decider(policy)
         self.decider.grow(len(ROLES))
