@@ -27,6 +27,7 @@ PREFIXES = {
     "accepted": "Normal from now on: ",
     "reminder": "Still so, and the acknowledgement has expired: ",
 }
+ENDINGS = ("back", "resolved", "accepted")
 OUTAGE_METRIC = "events"
 """Metric of the rule about producers."""
 
@@ -48,7 +49,7 @@ def series_alert(
         Of the series.
     """
     metric, (dimension, element) = METRICS[found.metric], found.segment
-    noise = found.rule == "variance"
+    noise, reason = found.rule == "variance", found.transition.reason
     explained = Explanation(
         metric=f"noise of {metric.label}" if noise else metric.label,
         segment=f"{dimension} {element}" if dimension else "",
@@ -72,6 +73,7 @@ def series_alert(
         }
         for cause in found.causes
     ]
+    sentence = explained.ending() if reason in ENDINGS else explained.sentence()
     return _message(
         found.rule,
         found.fingerprint,
@@ -88,7 +90,7 @@ def series_alert(
         currency=currency,
         run_length_days=explained.run_length_days,
         causes=causes,
-        sentence=explained.sentence(),
+        sentence=PREFIXES[reason] + sentence,
     )
 
 
@@ -191,7 +193,7 @@ def _message(
         "currency": currency,
         "run_length_days": run_length_days,
         "causes": list(causes),
-        "sentence": sentence if rule == "outage" else PREFIXES[reason] + sentence,
+        "sentence": sentence,
     }
 
 

@@ -114,7 +114,7 @@ class Finding:
         Points between two times that a series without change shows as much as this one did when
         it fired.
     causes
-        Segments that explain it, of an alert about the whole.
+        Segments that explain it, of an alert about the whole that is not near its end.
     """
 
     metric: MetricName
@@ -414,6 +414,7 @@ class Panel:
             there = after & ~np.isnan(history[:, _ACTUAL])
             expected, actual = _mean(history[there, _EXPECTED]), _mean(history[there, _ACTUAL])
         whole = segment[0] == WHOLE and step.rule == "level"
+        whole &= step.transition.after == State.FIRING
         return Finding(
             group.name, segment, step.rule, step.transition, expected, actual,
             abs(actual - expected) * worth, float(told[row]),
