@@ -109,6 +109,33 @@ def test_survival_is_that_of_purchases_and_signals_together() -> None:
     assert told["expected_order_value"] == base["expected_order_value"]
 
 
+def test_a_batch_of_all_topics_splits_the_change_exactly() -> None:
+    """A return, a visit and a rating that arrive together move a value by their sum."""
+    (ann,) = customers_of(0, 4, 1)
+
+    world = world_with("auto", EvidencePieces({}).changes(learned()))
+
+    async def scenario() -> None:
+        await world.shard.open()
+        for number, day in ((1, 0), (2, 70)):
+            world.flow.add("orders", order(ann, number, occurred_at=at(day)))
+        await world.drain()
+        before = stored_rows(world)[ann]
+        world.flow.add("feedback", answer(ann, 3, occurred_at=at(98), score=1))
+        world.flow.add("orders", order(ann, 4, kind="returned", order_id="o2", amount=3.0))
+        world.flow.add("interactions", visit(ann, 5, occurred_at=at(99)))
+        world.trace.clear()
+        await world.drain()
+        assert sum(entry[0] == "commit" for entry in world.trace) == 1
+        now = stored_rows(world)[ann]
+        parts = {name: now[name] for name in now if name.startswith("moved_by_")}
+        assert round(sum(parts.values()), 6) == round(now["clv_365d"] - before["clv_365d"], 6)
+        for part in ("returns", "time", "interactions", "feedback"):
+            assert parts[f"moved_by_{part}"] != 0.0
+
+    run_quickly(scenario())
+
+
 def test_without_proof_auto_is_off_and_off_writes_nothing() -> None:
     off, auto = world_with("off"), world_with("auto")
     assert run_quickly(one_customer(off)) == run_quickly(one_customer(auto))

@@ -424,7 +424,7 @@ def test_shards_share_intervals_grades_and_factor() -> None:
 
 def check_lines(knowledge: Knowledge) -> None:
     """Of the command ``valuetide model``."""
-    shown = Learned(knowledge, 200, 1_000, {}, corrected=True)
+    shown = Learned(knowledge, 200, 1_000, {}, corrected=True, currency="EUR")
     found = report(knowledge.grades[90].recent)
     text = "\n".join(model_lines(shown, None, "EUR"))
     assert (
@@ -439,9 +439,9 @@ def check_lines(knowledge: Knowledge) -> None:
     assert as_json["ratio_correction"] == {"in_force": True, "factor": knowledge.factor}
     assert as_json["grades"]["90d"]["recent"]["orders"]["mae"] == found.orders.mae
     assert json.loads(json.dumps(as_json, allow_nan=False)) == as_json
-    off = model_as_json(Learned(knowledge, 200, 1_000, {}, corrected=False), None)
+    off = model_as_json(Learned(knowledge, 200, 1_000, {}, corrected=False, currency="EUR"), None)
     assert not off["ratio_correction"]["in_force"]
-    empty = Learned(Knowledge(grades={365: Grade()}), 0, 0, {}, corrected=True)
+    empty = Learned(Knowledge(grades={365: Grade()}), 0, 0, {}, corrected=True, currency="EUR")
     assert "365 days ahead: no outcome is known yet" in model_lines(empty, None, "EUR")
     assert json.dumps(model_as_json(empty, None), allow_nan=False)
 

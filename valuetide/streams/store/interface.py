@@ -58,6 +58,8 @@ class ShardRecord:
         What the shard has learned, in named pieces (see ``scoring.lifetime.pieces``).
     series
         Sums of event-time buckets that are not closed yet, by name.
+    alerts
+        Last step of each alert that goes on, by fingerprint.
     """
 
     sequence: int = 0
@@ -66,6 +68,7 @@ class ShardRecord:
     months: dict[str, str] = field(default_factory=dict)
     model: dict[str, bytes] = field(default_factory=dict)
     series: dict[str, bytes] = field(default_factory=dict)
+    alerts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

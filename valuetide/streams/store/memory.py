@@ -49,6 +49,7 @@ class MemoryStore:
             dict(record.months),
             dict(record.model),
             dict(record.series),
+            await self.read_open_alerts(partition),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:

@@ -199,7 +199,8 @@ class RedisStore:
                 pipeline.hgetall(months_key(self._prefix, partition))
                 pipeline.hgetall(model_key(self._prefix, partition))
                 pipeline.hgetall(series_key(self._prefix, partition))
-                record, months, model, series = await pipeline.execute()
+                pipeline.hgetall(open_alerts_key(self._prefix, partition))
+                record, months, model, series, alerts = await pipeline.execute()
         fields = _texts(record)
         return ShardRecord(
             int(fields.pop("sequence", 0)),
@@ -208,6 +209,7 @@ class RedisStore:
             _texts(months),
             _named(model),
             _named(series),
+            _texts(alerts),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
