@@ -22,6 +22,7 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
+from valuetide.streams.watch import TrendWatch
 
 log = structlog.get_logger(__name__)
 
@@ -84,6 +85,7 @@ class Engine:
         self._epochs = itertools.count(1)
         self._assigned = asyncio.Event()
         self.sweeper = Sweeper(settings, store, self._open)
+        self.watch = TrendWatch(settings, store, sender, metrics, clock, self.writer, self._open)
 
     async def wait_until_assigned(self) -> None:
         """Wait while a rebalance is under way, in which an assignment is not yet the new one."""

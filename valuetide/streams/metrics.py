@@ -183,6 +183,40 @@ class Metrics:
             "Kafka group offsets that could not be written; they serve lag tools only",
             registry=registry,
         )
+        self.alerts = Counter(
+            "valuetide_alerts",
+            "Steps of alerts about series and producers, by rule and state",
+            ["rule", "state"],
+            registry=registry,
+        )
+        self.open_alerts = Gauge(
+            "valuetide_open_alerts",
+            "Alerts about series and producers that go on; 0 at workers without shard 0",
+            registry=registry,
+        )
+        self.series = Gauge(
+            "valuetide_series", "Series that are watched, at the worker of shard 0",
+            registry=registry,
+        )  # fmt: skip
+        self.learning_points = Gauge(
+            "valuetide_series_points_needed",
+            "Buckets until all series of the whole are past learning",
+            registry=registry,
+        )
+        self.closed_buckets = Counter(
+            "valuetide_closed_buckets", "Buckets closed, each a point of every series",
+            registry=registry,
+        )  # fmt: skip
+        self.late_events = Gauge(
+            "valuetide_late_events",
+            "Events of all shards so far that came after their bucket was closed",
+            registry=registry,
+        )
+        self.watch_lag = Gauge(
+            "valuetide_watch_lag_seconds",
+            "Event time seen by all shards less the end of the last closed bucket",
+            registry=registry,
+        )
         self.shards = Gauge("valuetide_shards", "Shards of this worker", registry=registry)
         self.paused_shards = Gauge(
             "valuetide_paused_shards",
