@@ -30,6 +30,7 @@ from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
+from valuetide.streams.customer_alerts import UNTOLD
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
@@ -490,6 +491,7 @@ class Shard:
             self.partition, services.settings, services.writer, record, services.pool
         )
         self.committed = dict(self._memory.positions)
+        self._untold = int(record.fields.get(UNTOLD, 0))
 
     # -- sweep --------------------------------------------------------------------------------
 
@@ -772,6 +774,9 @@ class Shard:
         """Count what is committed now; what is done again after a failure counts once."""
         metrics = self._services.metrics
         metrics.commits.labels("committed").inc()
+        untold = int(step.commit.fields[UNTOLD])
+        metrics.alerted(step.commit.alerts, untold - self._untold)
+        self._untold = untold
         if step.role is None:
             metrics.swept_customers.inc(len(step.keys))
             self._end_sweep(len(step.keys))
