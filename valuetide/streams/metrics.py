@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import (
@@ -24,6 +25,7 @@ from prometheus_client.registry import Collector
 
 from valuetide.scoring.lifetime.grade import report
 from valuetide.streams.pool import Knowledge
+from valuetide.streams.store import AlertStep
 
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
@@ -173,6 +175,17 @@ class Metrics:
             "Customers scored again because their score was old",
             registry=registry,
         )
+        self.customer_alerts = Counter(
+            "valuetide_customer_alerts",
+            "Steps of alerts about customers, by rule and reason: fired, resolved, accepted",
+            ["rule", "reason"],
+            registry=registry,
+        )
+        self.customer_alerts_untold = Counter(
+            "valuetide_customer_alerts_untold",
+            "Alerts about customers that were found beyond the budget of their day",
+            registry=registry,
+        )
         self.recoveries = Counter(
             "valuetide_recoveries",
             "Times a shard went back to its last commit",
@@ -242,6 +255,13 @@ class Metrics:
     def stage(self, name: str, started: float) -> None:
         """Record that a stage, begun at ``time.perf_counter()`` of ``started``, has ended."""
         self.stage_seconds.labels(name).observe(time.perf_counter() - started)
+
+    def alerted(self, steps: Sequence[AlertStep], untold: int) -> None:
+        """Count committed steps of alerts about customers, and those found beyond the budget."""
+        for step in steps:
+            said = msgspec.json.decode(step.text)
+            self.customer_alerts.labels(said["rule"], said["reason"]).inc()
+        self.customer_alerts_untold.inc(untold)
 
     def watermark(self, partition: int, delay_seconds: float) -> None:
         """Record how far a partition's watermark is behind the wall clock."""

@@ -76,7 +76,7 @@ class CustomerAlerts(BaseModel):
     fall_share: Annotated[
         float, Field(gt=0, lt=1, description="at_risk: share by which p_alive or clv fell")
     ] = 0.5
-    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 2.0
+    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 3.0
     won_back_p_alive: Annotated[
         float, Field(ge=0, le=1, description="won_back: p_alive before the order was below")
     ] = 0.2

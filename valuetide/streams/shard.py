@@ -33,6 +33,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
 from valuetide.streams.closings import Closings
+from valuetide.streams.customer_alerts import UNTOLD
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
@@ -526,6 +527,7 @@ class Shard:
         )
         self.committed = dict(self._memory.positions)
         self._committed_event_at = self._memory.max_event_at
+        self._untold = int(record.fields.get(UNTOLD, 0))
 
     # -- sweep --------------------------------------------------------------------------------
 
@@ -813,6 +815,9 @@ class Shard:
         """Count what is committed now; what is done again after a failure counts once."""
         metrics = self._services.metrics
         metrics.commits.labels("committed").inc()
+        untold = int(step.commit.fields[UNTOLD])
+        metrics.alerted(step.commit.alerts, untold - self._untold)
+        self._untold = untold
         if not step.counts:
             metrics.swept_customers.inc(len(step.keys))
             self._end_sweep(len(step.keys))
