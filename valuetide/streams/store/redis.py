@@ -13,6 +13,8 @@ slot of a Redis Cluster:
     cv:{p}:series:open     hash    sums of event-time buckets that are not closed yet
     cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
     cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
+    cv:{p}:acks            hash    acknowledgements of alerts, see streams.alerts
+    cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
     cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
     cv:{0}:watch:state     hash    what its detectors know
 
