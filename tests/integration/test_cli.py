@@ -40,9 +40,168 @@ FEW_SECONDS = 15.0
 """For a command that fails; each takes about two on an idle machine."""
 
 VERBS = (
-    *("demo", "up", "worker", "replay", "simulate", "topics", "customer"),
-    *("top", "model", "alerts", "dlq", "doctor"),
+    "demo",
+    "up",
+    "worker",
+    "replay",
+    "simulate",
+    "topics",
+    "customer",
+    "top",
+    "model",
+    "alerts",
+    "dlq",
+    "doctor",
 )
+PASSWORD = "hunter2-hunter2"
+TOKEN = "a-token-that-nobody-may-see"
+
+
+def paths_of(group: click.Group, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    paths = [path]
+    for name, one in group.commands.items():
+        paths += paths_of(one, (*path, name)) if isinstance(one, click.Group) else [(*path, name)]
+    return paths
+
+
+COMMANDS = paths_of(command)
+
+
+def test_all_the_verbs_are_there() -> None:
+    assert set(VERBS) <= set(command.commands)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: " ".join(path) or "valuetide")
+def test_help_teaches(path: tuple[str, ...]) -> None:
+    """Every command says what it does, and every verb shows how."""
+    result = CliRunner().invoke(command, [*path, "--help"], prog_name="valuetide")
+    assert result.exit_code == 0
+    text = result.output
+    lines = text.splitlines()
+    assert lines[0].startswith(" ".join(("Usage: valuetide", *path)))
+    assert len(lines[2].split()) >= 4, "a sentence"
+    if len(path) == 1:
+        assert any("valuetide " in line for line in lines[2:]), "an example"
+    short = CliRunner().invoke(command, [*path, "-h"], prog_name="valuetide")
+    assert short.output == text
+
+
+def fails(done: "subprocess.CompletedProcess[str]", code: int, *says: str) -> None:
+    """Make sure that a command ended with one clear line on stderr, and that it says so."""
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("Error: ")
+    for text in says:
+        assert text in line
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("worker",), ("topics",), ("dlq", "list"), ("doctor",)],
+    ids=" ".join,
+)
+def test_the_broker_is_away(redis_url: str, fresh_prefix: str, arguments: tuple[str, ...]) -> None:
+    broker = f"{LOOPBACK}:{free_port()}"
+    environment = environment_of(make_settings(broker, redis_url, fresh_prefix))
+    started = time.monotonic()
+    done = cli(environment, *arguments)
+    assert time.monotonic() - started < FEW_SECONDS
+    if arguments == ("doctor",):
+        fails(done, 1, "to mend")
+        assert f"ERROR    broker: no Kafka broker answers at {broker}" in done.stdout
+        assert "-> start Kafka, or set VALUETIDE_BROKER" in done.stdout
+        assert "ok       redis: " in done.stdout
+    else:
+        fails(done, 1, broker, "VALUETIDE_BROKER")
+
+
+def test_a_replay_says_when_the_broker_is_away(
+    redis_url: str, fresh_prefix: str, tmp_path: Path
+) -> None:
+    file = orders_file(tmp_path)
+    settings = make_settings(f"{LOOPBACK}:{free_port()}", redis_url, fresh_prefix)
+    started = time.monotonic()
+    done = cli(environment_of(settings), "replay", str(file), "--currency", "EUR")
+    assert time.monotonic() - started < FEW_SECONDS
+    fails(done, 1, settings.broker)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("worker",), ("customer", "ann"), ("top",), ("doctor",)],
+    ids=" ".join,
+)
+def test_redis_is_away_and_its_password_stays_secret(
+    pipeline: Pipeline, arguments: tuple[str, ...]
+) -> None:
+    address = f"{LOOPBACK}:{free_port()}"
+    url = f"redis://user:{PASSWORD}@{address}/0"
+    started = time.monotonic()
+    done = cli(pipeline.environment | {"VALUETIDE_REDIS_URL": url}, *arguments)
+    assert time.monotonic() - started < FEW_SECONDS
+    if arguments == ("doctor",):
+        fails(done, 1, "1 thing to mend")
+        assert "ERROR    redis: " in done.stdout
+        assert "VALUETIDE_REDIS_URL=redis://" in done.stdout
+    elif arguments == ("worker",):
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "Redis" in done.stderr.splitlines()[-1]
+    else:
+        fails(done, 1, "Redis")
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_topics_are_created_once_and_shown(broker: str, redis_url: str, fresh_prefix: str) -> None:
+    settings = make_settings(broker, redis_url, fresh_prefix, partitions=3)
+    environment = environment_of(settings)
+    names = settings.topics.model_dump()
+    absent = invoke(environment, "topics")
+    fails(absent, 1, *names.values(), "valuetide topics --create")
+    assert absent.stdout.count(" absent ") == len(names)
+    fails(cli(environment, "worker"), 1, "valuetide topics --create")
+    sick = invoke(environment, "doctor")
+    fails(sick, 1, "1 thing to mend")
+    assert "-> run `valuetide topics --create`" in sick.stdout
+
+    made = invoke(environment, "topics", "--create")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.count("3 partitions (created)") == len(names)
+    again = invoke(environment, "topics", "--create", "--json")
+    assert (again.returncode, again.stderr) == (0, "")
+    shown = {topic["topic"]: topic for topic in json.loads(again.stdout)}
+    assert shown.keys() == set(names.values())
+    assert all(topic["partitions"] == 3 and not topic["created"] for topic in shown.values())
+    assert shown[names["scores"]]["direction"] == "out"
+    assert shown[names["scores"]]["config"]["cleanup.policy"] == "compact"
+
+    other = environment | {"VALUETIDE_PARTITIONS": "5"}
+    fails(invoke(other, "topics"), 1, "the settings say 5", f"{names['orders']} has 3")
+    fails(cli(other, "worker"), 1, "VALUETIDE_PARTITIONS")
+    sick = invoke(other, "doctor")
+    fails(sick, 1, "to mend")
+    assert f"{names['orders']} has 3 partitions" in sick.stdout
+    assert "-> give all topics the same number" in sick.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("VALUETIDE_PARTITIONS", "many", "partitions"),
+        ("VALUETIDE_PARTITIONS", "0", "partitions"),
+        ("VALUETIDE_HTTP_HOST", "0.0.0.0", "http_token"),
+        ("VALUETIDE_LOG_LEVEL", "loud", "log_level"),
+        ("VALUETIDE_VOCABULARY__BASE_CURRENCY", "euro", "vocabulary.base_currency"),
+        ("VALUETIDE_HEARTBEAT_SECONDS", "9", "heartbeat_seconds"),
+        ("VALUETIDE_CONFIG", "/nonexistent.toml", "/nonexistent.toml"),
+    ],
+)
+def test_a_wrong_setting_is_named(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    result = CliRunner().invoke(command, ["topics"])
     assert result.exit_code == 2
     (line,) = result.output.splitlines()
     assert line.startswith("Error: ")

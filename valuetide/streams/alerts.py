@@ -25,6 +25,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.streams.clock import Clock
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import (
+    acks_key,
     alerts_key,
     commit_key,
     mapped_errors,
@@ -163,11 +164,6 @@ class History:
             "acknowledged": None if known is None else known.as_json(),
             "steps": [alert_as_json(step.alert) for step in self.steps],
         }
-
-
-def acks_key(prefix: str, partition: int) -> str:
-    """Give the key of a shard's acknowledgements."""
-    return f"{prefix}:{{{partition}}}:acks"
 
 
 def alert_as_json(alert: Alert) -> dict[str, Any]:

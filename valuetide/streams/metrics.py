@@ -239,6 +239,31 @@ class Metrics:
         self.customers = Gauge(
             "valuetide_customers_in_memory", "Customers held in memory", registry=registry
         )
+        self.webhook_deliveries = Counter(
+            "valuetide_webhook_deliveries",
+            "Attempts to deliver: delivered, failed (tried again), refused for good",
+            ["hook", "outcome"],
+            registry=registry,
+        )
+        self.webhook_given_up = Counter(
+            "valuetide_webhook_given_up",
+            "Steps of alerts that a webhook will never get",
+            ["hook"],
+            registry=registry,
+        )
+        self.webhook_seconds = Histogram(
+            "valuetide_webhook_seconds",
+            "Time of one attempt",
+            ["hook"],
+            buckets=DELAY_BOUNDS,
+            registry=registry,
+        )
+        self._webhook_oldest = Gauge(
+            "valuetide_webhook_oldest_seconds",
+            "Age of the oldest step that a webhook has not got, 0 where it has all",
+            ["hook"],
+            registry=registry,
+        )
         self._watermark_delay = Gauge(
             "valuetide_watermark_delay_seconds",
             "Wall clock less the largest event time committed, per partition",
@@ -266,6 +291,11 @@ class Metrics:
     def watermark(self, partition: int, delay_seconds: float) -> None:
         """Record how far a partition's watermark is behind the wall clock."""
         self._watermark_delay.labels(str(partition)).set(delay_seconds)
+
+    def watch_webhook(self, hook: str, oldest_seconds: Callable[[], float]) -> None:
+        """Have the age of a webhook's oldest step asked for whenever metrics are read."""
+        self._webhook_oldest.labels(hook).set_function(oldest_seconds)
+        self.webhook_given_up.labels(hook)  # there, and 0, before the first
 
     def lost(self, partition: int) -> None:
         """Forget what is measured per partition for one that is no longer ours."""
