@@ -21,6 +21,7 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
+from valuetide.streams.turns import BREATH_SECONDS, Turns
 
 log = structlog.get_logger(__name__)
 
@@ -70,6 +71,7 @@ class Engine:
                 for role in INPUTS
             },
             pool=pool,
+            turns=Turns(BREATH_SECONDS),
         )
         self._flow = flow
         self._on_fault = on_fault

@@ -49,6 +49,7 @@ from valuetide.streams.store import (
     StateStore,
     StoreUnavailableError,
 )
+from valuetide.streams.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -108,6 +109,7 @@ class Services:
     writer: str
     decoders: dict[Role, Decoder]
     pool: Pool
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(slots=True)
@@ -390,6 +392,7 @@ class Shard:
         await self._slots.acquire()
         launched = False
         try:
+            await self._services.turns.mine()
             if self._failure is None and (self._queue or sweep):
                 self._busy = True
                 if sweep is not None:
@@ -401,6 +404,7 @@ class Shard:
                 if step is not None:
                     self._launch(step)
                     launched = True
+                self._services.turns.over()
                 self._busy = False
                 self._quiet.set()
         finally:
