@@ -723,6 +723,8 @@ class Shard:
         if await self._make_room():
             unknown = memory.unknown([c for read in reads for c in read.decoded.customer])
         states = await self._services.store.read_states(self.partition, unknown)
+        # Others may have had their turns meanwhile; what follows takes as long as a batch.
+        await self._services.turns.mine()
         memory.add_customers(unknown, states)
 
     async def _make_room(self) -> bool:
