@@ -806,10 +806,7 @@ class Shard:
             self._end_sweep(len(step.keys))
             return
         for role, counts in step.counts.items():
-            topic = getattr(self._services.settings.topics, role)
-            for outcome, count in counts.items():
-                metrics.events.labels(topic, outcome).inc(count)
-            metrics.batch_events.labels(topic).observe(sum(counts.values()))
+            metrics.batch(getattr(self._services.settings.topics, role), counts)
         for name in step.rejected:
             metrics.dead_letters.labels(name).inc()
         wall = self._services.clock.wall_ms()
