@@ -1,7 +1,8 @@
 """What is measured, all in one place. Base units; a customer is never a label."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -27,9 +28,22 @@ from valuetide.scoring.lifetime.grade import report
 from valuetide.streams.pool import Knowledge
 from valuetide.streams.store import AlertStep
 
+T = TypeVar("T")
+
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+
+
+class _Children(dict[tuple[str, ...], T]):
+    """Children of a metric by labels: to find one costs prometheus-client more than to count."""
+
+    def __init__(self, make: Callable[..., T]) -> None:
+        self._make = make
+
+    def __missing__(self, labels: tuple[str, ...]) -> T:
+        child = self[labels] = self._make(*labels)
+        return child
 
 
 class ArrayHistogram(Collector):
@@ -277,9 +291,21 @@ class Metrics:
         )
         registry.register(self.event_delay)
 
+        self._stages = _Children(self.stage_seconds.labels)
+        self._outcomes = _Children(self.events.labels)
+        self._sizes = _Children(self.batch_events.labels)
+
     def stage(self, name: str, started: float) -> None:
         """Record that a stage, begun at ``time.perf_counter()`` of ``started``, has ended."""
-        self.stage_seconds.labels(name).observe(time.perf_counter() - started)
+        self._stages[name,].observe(time.perf_counter() - started)
+
+    def batch(self, topic: str, counts: Mapping[str, int]) -> None:
+        """Record what became of a topic's events in a batch, by outcome."""
+        for outcome, count in counts.items():
+            counter = self._outcomes[topic, outcome]
+            if count:
+                counter.inc(count)
+        self._sizes[topic,].observe(sum(counts.values()))
 
     def alerted(self, steps: Sequence[AlertStep], untold: int) -> None:
         """Count committed steps of alerts about customers, and those found beyond the budget."""

@@ -51,6 +51,7 @@ from valuetide.streams.store import (
     StateStore,
     StoreUnavailableError,
 )
+from valuetide.streams.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +112,7 @@ class Services:
     decoders: dict[Role, Decoder]
     pool: Pool
     closings: Closings
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(slots=True)
@@ -401,6 +403,7 @@ class Shard:
         await self._slots.acquire()
         launched = False
         try:
+            await self._services.turns.mine()
             if self._failure is None and (self._queue or sweep):
                 self._busy = True
                 if sweep is not None:
@@ -412,6 +415,7 @@ class Shard:
                 if step is not None:
                     self._launch(step)
                     launched = True
+                self._services.turns.over()
                 self._busy = False
                 self._quiet.set()
         finally:
@@ -737,6 +741,8 @@ class Shard:
         if await self._make_room():
             unknown = memory.unknown([c for read in reads for c in read.decoded.customer])
         states = await self._services.store.read_states(self.partition, unknown)
+        # Others may have had their turns meanwhile; what follows takes as long as a batch.
+        await self._services.turns.mine()
         memory.add_customers(unknown, states)
 
     async def _make_room(self) -> bool:
@@ -823,10 +829,7 @@ class Shard:
             self._end_sweep(len(step.keys))
             return
         for role, counts in step.counts.items():
-            topic = getattr(self._services.settings.topics, role)
-            for outcome, count in counts.items():
-                metrics.events.labels(topic, outcome).inc(count)
-            metrics.batch_events.labels(topic).observe(sum(counts.values()))
+            metrics.batch(getattr(self._services.settings.topics, role), counts)
         for name in step.rejected:
             metrics.dead_letters.labels(name).inc()
         wall = self._services.clock.wall_ms()
