@@ -239,6 +239,7 @@ class StateStoreContract(ABC):
             with pytest.raises(CommitRefusedError):
                 await store.commit(make_commit(3, writer="two", alerts=steps))
             assert await store.read_open_alerts(0) == {"b": "2"}
+            assert (await store.read_shard(0)).alerts == {"b": "2"}
 
         self.run(scenario)
 
@@ -264,7 +265,7 @@ class StateStoreContract(ABC):
                 2, "one", {"point": "7", "late": "1"}, {"x": b"\xff", "y": b""}
             )
             assert await store.read_open_alerts(0) == {"a": "1"}
-            assert await store.read_shard(0) == ShardRecord()
+            assert await store.read_shard(0) == ShardRecord(alerts={"a": "1"})
 
         self.run(scenario)
 

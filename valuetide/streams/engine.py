@@ -14,6 +14,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
 from valuetide.streams.decode import Decoder, Role
 from valuetide.streams.metrics import Metrics, ModelCollector
 from valuetide.streams.pool import Pool
@@ -66,10 +67,13 @@ class Engine:
             metrics=metrics,
             writer=self.writer,
             decoders={
-                role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
+                role: Decoder(
+                    role, settings.vocabulary, settings.max_event_bytes, settings.series.labels
+                )
                 for role in INPUTS
             },
             pool=pool,
+            closings=Closings(settings),
         )
         self._flow = flow
         self._on_fault = on_fault

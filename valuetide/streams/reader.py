@@ -20,6 +20,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.ranks import Percentiles, Ranks
+from valuetide.streams.alerts import AlertReader
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
@@ -124,11 +125,17 @@ class Reader:
     ----------
     settings
         Names the Redis, the key prefix and the number of partitions.
+
+    Attributes
+    ----------
+    alerts
+        Reads alerts.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._client: aioredis.Redis = redis_client(settings)
+        self.alerts = AlertReader(settings, self._client)
         self._scale = 10**settings.vocabulary.minor_digits
         self._columns = stored_columns(settings.horizons_days)
         self._ranked = ranked_fields(settings.horizons_days)

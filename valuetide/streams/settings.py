@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -24,6 +32,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
+from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
 
 LIKENESS = 0.9
 """Share of letters that a misspelt name has in common with the right one, at least."""
@@ -57,6 +66,39 @@ def _listed(value: object) -> object:
 OptionalText = Annotated[str | None, BeforeValidator(_or_none)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_or_none)]
 OptionalFile = Annotated[Path | None, BeforeValidator(_or_none)]
+
+
+class CustomerAlerts(BaseModel):
+    """Alerts about single customers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: Annotated[
+        tuple[Literal["at_risk", "growth", "won_back"], ...],
+        Field(description="Which; none: []"),
+    ] = ("at_risk", "growth", "won_back")
+    least_percentile: Annotated[
+        float, Field(ge=0, le=100, description="Rank by clv of whom is told, before a fall")
+    ] = 90.0
+    least_clv: Annotated[
+        float, Field(ge=0, description="And their clv, base currency, longest horizon")
+    ] = 0.0
+    least_stake: Annotated[
+        float, Field(ge=0, description="Money a day by which clv differs, at least")
+    ] = 0.0
+    fall_share: Annotated[
+        float, Field(gt=0, lt=1, description="at_risk: share by which p_alive or clv fell")
+    ] = 0.5
+    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 2.0
+    won_back_p_alive: Annotated[
+        float, Field(ge=0, le=1, description="won_back: p_alive before the order was below")
+    ] = 0.2
+    per_day: Annotated[
+        int, Field(ge=1, le=10_000, description="Of all shards, each at least one; twice if bigger")
+    ] = 20
+    accept_days: Annotated[
+        float, Field(gt=0, description="An alert that lasts so long ends: it is the new normal")
+    ] = 28.0
 
 
 class SettingsError(FaultError):
@@ -109,6 +151,9 @@ class Settings(BaseSettings):
     ] = 4
     replication: Annotated[int, Field(ge=1, le=9, description="Copies of each topic")] = 1
     vocabulary: Vocabulary = Vocabulary()
+    series: SeriesSettings = SeriesSettings()
+    alerts: AlertSettings = AlertSettings()
+    customer_alerts: CustomerAlerts = CustomerAlerts()
 
     half_life_days: Annotated[
         float, Field(ge=30, le=36_500, description="Of decayed_value; fixed for a given state")

@@ -32,12 +32,13 @@ from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Pool
-from valuetide.streams.publish import Delivery, Outgoing
+from valuetide.streams.publish import Delivery, Outgoing, alert_messages
 from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import Part, Scored, ShardMemory
@@ -108,6 +109,7 @@ class Services:
     writer: str
     decoders: dict[Role, Decoder]
     pool: Pool
+    closings: Closings
 
 
 @dataclass(slots=True)
@@ -256,6 +258,8 @@ class Shard:
             settings.model_refresh_seconds,
             settings.horizons_days,
         )
+        await services.closings.refresh(services.store, settings.model_refresh_seconds)
+        self._memory.series.close(services.closings, self.partition)
 
     def reposition(self) -> None:
         """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""
@@ -777,6 +781,7 @@ class Shard:
             await sent_before.wait()
         started = time.perf_counter()
         due = [out for source, out in step.others.items() if source not in self._delivered]
+        due += alert_messages(self._services.settings.topics.alerts, step.commit.alerts)
         delivery = await self._services.sender.send(
             topic, self.partition, step.keys, step.messages, due
         )

@@ -27,12 +27,14 @@ from valuetide.scoring.fold import (
     fold,
 )
 from valuetide.scoring.signals import NO_SIGNAL, SIGNALS
+from valuetide.streams.customer_alerts import CustomerWatch, Scores
 from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
-from valuetide.streams.store import Commit, ShardRecord
+from valuetide.streams.shard_series import ShardSeries
+from valuetide.streams.store import AlertStep, Commit, ShardRecord
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
 MONTH_WIDTH = 6
@@ -58,12 +60,13 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The customers that a batch changed, ``m``, with their new score fields and ranks."""
+    """The customers that a batch changed, ``m``, with their new score fields, ranks and alerts."""
 
     ids: list[str]
     rows: NDArray[np.intp]
     fields: list[tuple[Any, ...]]
     top: dict[str, list[tuple[float, str]]]
+    alerts: list[AlertStep]
 
 
 class ShardMemory:
@@ -136,6 +139,8 @@ class ShardMemory:
             month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
         }
         self._model = ShardModel(self._settings, record.model)
+        self.series = ShardSeries(self._settings, record)
+        self._alerts = CustomerWatch(self._settings, fields, record.alerts)
 
     def __len__(self) -> int:
         return len(self._customers)
@@ -200,7 +205,10 @@ class ShardMemory:
         folded = fold(self._customers, _batch(role, decoded, rows))
         if len(decoded.at):
             self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
+            self.series.note_time(role, int(decoded.at.max()))
         self.counters["unmatched"] += folded.unmatched
+        scored = dict(zip(TOTALS, self._scored, strict=True))
+        self.series.fold(role, decoded, folded.accepted, rows, scored)
         return Part(role, decoded, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
@@ -282,8 +290,20 @@ class ShardMemory:
         self._signals[rows] = signals
         top = self._rank(rows, self._rank_values(value, clv, now_ms))
         percentile = pool.percentiles.of(ahead.clv)
+        scores = Scores(
+            ids=ids,
+            flags=records["flags"][rows],
+            past=past,
+            basis=self._basis[:, rows],
+            ahead=ahead,
+            percentile=percentile,
+            totals=totals,
+            now_ms=now_ms,
+        )
+        records["flags"][rows], alerts = self._alerts.look(scores, model, pool)
         digits = self._settings.vocabulary.minor_digits
-        return Scored(ids, rows, score_rows(value, ahead, percentile, now_ms, digits), top)
+        fields = score_rows(value, ahead, percentile, now_ms, digits)
+        return Scored(ids, rows, fields, top, alerts)
 
     def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
         decoded, folded = part.decoded, part.folded
@@ -323,6 +343,8 @@ class ShardMemory:
                 "live": int(self.live),
                 "settings": self._mark,
                 **self.counters,
+                **self.series.fields(),
+                **self._alerts.fields,
             },
             months=months,
             ids=scored.ids,
@@ -330,6 +352,8 @@ class ShardMemory:
             rows=stored_rows(scored.fields),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
+            series=self.series.changes(self.max_event_at, self.counters["total:equity"]),
+            alerts=scored.alerts,
         )
 
     def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
