@@ -24,7 +24,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from valuetide.scoring.lifetime.evidence_learner import Told
 from valuetide.scoring.lifetime.grade import report
+from valuetide.scoring.signals import KINDS
 from valuetide.streams.pool import Knowledge
 from valuetide.streams.store import AlertStep
 
@@ -33,6 +35,8 @@ T = TypeVar("T")
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+PERIOD_NAMES = ("first_weeks", "later")
+"""The four weeks after an order, and the time after those."""
 
 
 class _Children(dict[tuple[str, ...], T]):
@@ -134,7 +138,52 @@ class ModelCollector(Collector):
                 errors[name].add_metric([horizon], quality.mae)
             coverage.add_metric([horizon, "all"], found.coverage)
             coverage.add_metric([horizon, "likely"], found.likely_coverage)
-        return [correction, outcomes, bias, slope, *errors.values(), coverage]
+        return [
+            correction,
+            outcomes,
+            bias,
+            slope,
+            *errors.values(),
+            coverage,
+            *_evidence(knowledge.told),
+        ]
+
+
+def _evidence(told: Told | None) -> list[GaugeMetricFamily]:
+    """Give what interactions and feedback were found to tell, where that is learned."""
+    if told is None:
+        return []
+    prefix = "valuetide_model_evidence"
+    ratio = GaugeMetricFamily(
+        f"{prefix}_rate_ratio",
+        "Signals of customers who left per signal of others, by estimate; below 1: a sign of life",
+        labels=["signal", "period"],
+    )
+    counts = GaugeMetricFamily(
+        f"{prefix}_beyond_doubt",
+        "1 for signals whose ratios are beyond doubt: only these count",
+        labels=["signal"],
+    )
+    days = GaugeMetricFamily(
+        f"{prefix}_days",
+        "Days with a signal between two orders, of the customers in the panels",
+        labels=["signal"],
+    )
+    for nth, kind in enumerate(KINDS):
+        counts.add_metric([kind], float(told.beyond_doubt[nth]))
+        days.add_metric([kind], float(told.days[nth]))
+        for period, log_ratio in zip(PERIOD_NAMES, told.estimate.log_ratio[nth], strict=True):
+            ratio.add_metric([kind, period], float(np.exp(log_ratio)))
+    others = (
+        ("in_force", "1 while scores are made with what signals tell", float(told.in_force)),
+        ("gain_nats", "Log probability of outcomes gained by signals, summed", told.gain),
+        ("gain_sd_nats", "Standard deviation of that sum by chance alone", told.gain_sd),
+        ("purchases", "Purchases that this rests on; old ones count in part", told.buyers),
+    )
+    gauges = [ratio, counts, days]
+    for name, documentation, value in others:
+        gauges.append(GaugeMetricFamily(f"{prefix}_{name}", documentation, value=value))
+    return gauges
 
 
 class Metrics:

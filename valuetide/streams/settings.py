@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -49,6 +50,18 @@ credentials is said in one place."""
 def _or_none(value: object) -> object:
     """Take empty text for not set, as compose files and shells write it."""
     return None if value == "" else value
+
+
+def _listed(value: object) -> object:
+    """Take 90,365 or [90, 365], as environment variables are text."""
+    if isinstance(value, str):
+        try:
+            return [
+                int(part) for part in value.strip().removeprefix("[").removesuffix("]").split(",")
+            ]
+        except ValueError:
+            raise ValueError("must be whole days that rise, as 90,365") from None
+    return value
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_or_none)]
@@ -148,6 +161,8 @@ class Settings(BaseSettings):
     ] = 90.0
     horizons_days: Annotated[
         tuple[Annotated[int, Field(ge=1, le=3_650)], ...],
+        NoDecode,
+        BeforeValidator(_listed),
         Field(min_length=1, max_length=4, description="How far clv looks, rising; names fields"),
     ] = DEFAULT_HORIZONS
     yearly_discount: Annotated[
