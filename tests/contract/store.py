@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from valuetide.streams.store import Commit, CommitRefusedError, ShardRecord, StateStore
+from valuetide.streams.store import (
+    AlertStep,
+    Commit,
+    CommitRefusedError,
+    OpenBuckets,
+    ShardRecord,
+    StateStore,
+    WatchCommit,
+    WatchRecord,
+)
 from valuetide.streams.store.interface import type_of_value
 
 COLUMNS = ("version", "profit", "rfm", "note")
@@ -54,6 +63,8 @@ def make_commit(
     rows: Sequence[Sequence[type_of_value]] | None = None,
     top: dict[str, list[tuple[float, str]]] | None = None,
     model: dict[str, bytes] | None = None,
+    series: dict[str, bytes | None] | None = None,
+    alerts: Sequence[AlertStep] = (),
 ) -> Commit:
     """Give a commit; each customer's row tells its state's length unless rows are given."""
     customers = customers or {}
@@ -70,7 +81,13 @@ def make_commit(
         else rows,
         top=top or {},
         model=model or {},
+        series=series or {},
+        alerts=alerts,
     )
+
+
+def _who(sequence: int, writer: str = "one") -> dict[str, str]:
+    return {"sequence": str(sequence), "writer": writer}
 
 
 class StateStoreContract(ABC):
@@ -107,6 +124,7 @@ class StateStoreContract(ABC):
             await store.read_states(partition, ids),
             await self.rows(partition, ids),
             {field: await self.top(partition, field) for field in RANKED},
+            await store.read_open_alerts(partition),
         )
 
     # -- commit and read back -------------------------------------------------------------------
@@ -184,6 +202,70 @@ class StateStoreContract(ABC):
             ]
             assert await store.read_models([], ["head"]) == []
             assert await store.read_states(0, ["ann"]) == [b"a"]
+
+        self.run(scenario)
+
+    def test_open_buckets_are_set_and_deleted_however_many(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            every = bytes(range(256))
+            many: dict[str, bytes | None] = {f"b{n}": every[n % 256 :] for n in range(9_001)}
+            await store.commit(make_commit(1, series=many | {"channel=ü": b""}))
+            assert (await store.read_shard(0)).series == many | {"channel=ü": b""}
+            gone: dict[str, bytes | None] = dict.fromkeys([*list(many)[1:], "never was"])
+            await store.commit(make_commit(2, series=gone | {"b0": b"new"}))
+            left = {"b0": b"new", "channel=ü": b""}
+            assert (await store.read_shard(0)).series == left
+            await store.commit(make_commit(1, partition=2, fields={"max_event_at": 5}))
+            assert await store.read_buckets([2, 0, 7]) == [
+                OpenBuckets({"max_event_at": "5"} | _who(1), {}),
+                OpenBuckets({"offset:orders": "20"} | _who(2), left),
+                OpenBuckets({}, {}),
+            ]
+
+        self.run(scenario)
+
+    def test_the_last_step_of_each_open_alert_is_kept(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            await store.commit(
+                make_commit(1, alerts=[AlertStep("a", "1", True), AlertStep("b", '{"ü": 1}', True)])
+            )
+            assert await store.read_open_alerts(0) == {"a": "1", "b": '{"ü": 1}'}
+            await store.commit(make_commit(2))
+            await store.commit(make_commit(2))
+            steps = [AlertStep("b", "2", True), AlertStep("a", "3", False)]
+            await store.commit(make_commit(3, alerts=steps))
+            assert await store.read_open_alerts(0) == {"b": "2"}
+            assert await store.read_open_alerts(1) == {}
+            with pytest.raises(CommitRefusedError):
+                await store.commit(make_commit(3, writer="two", alerts=steps))
+            assert await store.read_open_alerts(0) == {"b": "2"}
+            assert (await store.read_shard(0)).alerts == {"b": "2"}
+
+        self.run(scenario)
+
+    def test_the_watch_moves_by_itself_and_only_by_its_owner(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            assert await store.read_watch() == WatchRecord()
+            one = WatchCommit(1, "one", {"point": 7}, {"x": b"\xff"}, [AlertStep("a", "1", True)])
+            await store.commit_watch(one)
+            await store.commit_watch(one)  # its answer got lost
+            await store.commit_watch(WatchCommit(2, "one", {"late": 1}, {"y": b""}))
+            for sequence, writer in ((1, "one"), (2, "two"), (4, "one")):
+                with pytest.raises(CommitRefusedError, match="the watch is at commit 2 by one"):
+                    await store.commit_watch(
+                        WatchCommit(
+                            sequence,
+                            writer,
+                            {"point": 9},
+                            {"x": b"no"},
+                            [AlertStep("a", "9", False)],
+                        )
+                    )
+            assert await store.read_watch() == WatchRecord(
+                2, "one", {"point": "7", "late": "1"}, {"x": b"\xff", "y": b""}
+            )
+            assert await store.read_open_alerts(0) == {"a": "1"}
+            assert await store.read_shard(0) == ShardRecord(alerts={"a": "1"})
 
         self.run(scenario)
 
@@ -327,6 +409,8 @@ class StateStoreContract(ABC):
                         months={"2026-01": "9", "2026-02": "9"},
                         customers={"ann": b"no", "new": b"no"},
                         top={"profit": [(-9.0, "ann"), (9.0, "new")], "revenue": [(9.0, "new")]},
+                        series={"b": b"no"},
+                        alerts=[AlertStep("f", "no", True)],
                     )
                 )
             assert await self.everything(store, ids) == before

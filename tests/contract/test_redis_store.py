@@ -30,7 +30,13 @@ from tests.support.servers import make_redis
 from valuetide.schemas.errors import FaultError
 from valuetide.streams.embedded import EmbeddedRedis
 from valuetide.streams.guarded import free_port
-from valuetide.streams.store import Commit, CommitRefusedError, StateStore, StoreUnavailableError
+from valuetide.streams.store import (
+    AlertStep,
+    Commit,
+    CommitRefusedError,
+    StateStore,
+    StoreUnavailableError,
+)
 from valuetide.streams.store.memory import MemoryStore
 from valuetide.streams.store.redis import RedisStore, connect
 
@@ -122,6 +128,8 @@ class TestRedisStore(StateStoreContract):
                     top=ranked,
                     months=months,
                     model={"head": b"\xff"},
+                    series={"20440|": b"\xff"},
+                    alerts=[AlertStep("fp", "{}", True)],
                 )
             )
             async with client(self.url) as found:
@@ -132,6 +140,9 @@ class TestRedisStore(StateStoreContract):
                 f"{shard}:commit",
                 f"{shard}:series:month",
                 f"{shard}:model",
+                f"{shard}:series:open",
+                f"{shard}:alerts",
+                f"{shard}:alert",
                 f"{shard}:top:profit",
                 f"{shard}:top:revenue",
                 *(f"{shard}:customer:{customer}" for customer in STRANGE_IDS),

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from valuetide.schemas.alert import Alert
 from valuetide.schemas.events import Feedback, Identifier, Interaction, Order
 from valuetide.schemas.score import DeadLetterHeaders, Score
 
@@ -24,6 +25,7 @@ class TopicNames(BaseModel):
     interactions: Identifier = "interactions"
     feedback: Identifier = "feedback"
     scores: Identifier = "scores"
+    alerts: Identifier = "alerts"
     dead_letters: Identifier = "dead-letters"
 
 
@@ -48,7 +50,7 @@ class TopicDeclaration:
         Type of the value; for the dead letters, of the headers.
     """
 
-    role: Literal["orders", "interactions", "feedback", "scores", "dead_letters"]
+    role: Literal["orders", "interactions", "feedback", "scores", "alerts", "dead_letters"]
     direction: Literal["in", "out"]
     title: str
     cleanup: Literal["delete", "compact"]
@@ -114,6 +116,18 @@ TOPICS = (
         producers=("valuetide worker",),
         consumers=("CRM", "campaign tool", "warehouse"),
         message=Score,
+    ),
+    TopicDeclaration(
+        role="alerts",
+        direction="out",
+        title="Shifts of value: each step in the life of an alert",
+        cleanup="delete",
+        retention_ms=90 * DAY_MS,
+        max_message_bytes=1_048_588,
+        producers=("valuetide worker",),
+        consumers=("on-call tool", "CRM", "warehouse"),
+        message=Alert,
+        key="fingerprint, ASCII",
     ),
     TopicDeclaration(
         role="dead_letters",

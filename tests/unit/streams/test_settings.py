@@ -51,6 +51,18 @@ def test_defaults_are_good() -> None:
     assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
 
 
+@pytest.mark.parametrize("text", ["30,365", "[30, 365]", " 30, 365 "])
+def test_horizons_are_days_with_commas_or_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALUETIDE_HORIZONS_DAYS", text)
+    assert load_settings().horizons_days == (30, 365)
+
+
+@pytest.mark.parametrize("text", ["", "30;365", "30,x", "1.5", "365,30", "30,30", "0"])
+def test_horizons_that_are_none_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALUETIDE_HORIZONS_DAYS", text)
+    assert "horizons_days" in refused()
+
+
 def test_caller_before_environment_before_file_before_default(
     config: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,7 +164,7 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     [
         ("partitons = 4", "partitons"),
         ("[vocabulary]\nbase = 1", "vocabulary.base"),
-        ("[topics]\nalerts = 'x'", "topics.alerts"),
+        ("[topics]\nalarms = 'x'", "topics.alarms"),
         (f"partitions = '{SECRET}'", "partitions"),
         (f"redis_url = ['{SECRET}']", "redis_url"),
         (f"partitions = {SECRET}", "line 1"),

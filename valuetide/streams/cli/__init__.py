@@ -3,6 +3,7 @@
 import click
 
 from valuetide import __version__
+from valuetide.streams.cli.alerts import alerts
 from valuetide.streams.cli.common import Cli
 from valuetide.streams.cli.customer import customer
 from valuetide.streams.cli.demo import demo
@@ -49,7 +50,9 @@ def cli(config: str | None) -> None:
         os.environ["VALUETIDE_CONFIG"] = config
 
 
-for _command in (demo, up, worker, replay, simulate, topics, customer, top, model, dlq, doctor):
+for _command in (
+    demo, up, worker, replay, simulate, topics, customer, top, model, alerts, dlq, doctor,
+):  # fmt: skip
     cli.add_command(_command)
 
 

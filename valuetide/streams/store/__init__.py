@@ -1,19 +1,27 @@
 """Where a shard's state is kept: one interface, in memory for tests and in Redis for use."""
 
 from valuetide.streams.store.interface import (
+    AlertStep,
     Commit,
     CommitRefusedError,
+    OpenBuckets,
     Page,
     ShardRecord,
     StateStore,
     StoreUnavailableError,
+    WatchCommit,
+    WatchRecord,
 )
 
 __all__ = [
+    "AlertStep",
     "Commit",
     "CommitRefusedError",
+    "OpenBuckets",
     "Page",
     "ShardRecord",
     "StateStore",
     "StoreUnavailableError",
+    "WatchCommit",
+    "WatchRecord",
 ]

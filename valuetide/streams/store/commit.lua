@@ -1,23 +1,31 @@
--- One commit of a shard: its record, its months, its model, its ranked customers and its customers
--- change together, and only if the shard is at the sequence that the writer last saw.
+-- One commit: a record, hashes, alerts, ranked customers and customers change together, and only if
+-- the record is at the sequence that the writer last saw. A shard's has all of these; the watch over
+-- the series of all shards has no customers.
 --
--- KEYS  1 record   2 months   3 model   4 .. 3+T ranked sets   4+T .. customers
--- ARGV  1 sequence to make    2 writer   3 kept per ranked set
---       msgpack: 4 record fields, flat   5 months, flat   6 per ranked set: value, id, value, id ..
---       msgpack: 7 names of the score fields   8 score values, flat, row by row
+-- KEYS  1 record   2 stream of alerts   3 open alerts   4 .. 3+H hashes   then T ranked sets
+--       then customers
+-- ARGV  1 sequence to make    2 writer   3 kept per ranked set   4 alerts kept in the stream
+--       msgpack: 5 record fields, flat   6 alerts: fingerprint, text, 1 if open else 0; flat
+--       7 per hash how many of the last arguments it takes   8 per hash fields to delete
+--       9 per ranked set: value, id, value, id ..   10 names of the score fields
+--       11 score values, flat, row by row
 --       as arguments of their own, for Redis 7.0's cmsgpack knows no bytes:
---       9 number of the next   10 .. name and bytes of each piece of the model that changed
---       then packed states
+--       12 .. names and bytes of what the hashes take, one hash after the other, then packed states
 local keep = tonumber(ARGV[3])
-local top = cmsgpack.unpack(ARGV[6])
+local alerts, sizes = cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
+local gone, top = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
+local first_ranked = 3 + #sizes
+-- Lua's stack takes no more values at once.
+local MOST = 4000
 
 -- Per ranked set the least value that is kept, empty while there are places left.
 local function floors()
   local least = {}
   for t = 1, #top do
     least[t] = ''
-    if redis.call('ZCARD', KEYS[3 + t]) >= keep then
-      least[t] = redis.call('ZRANGE', KEYS[3 + t], 0, 0, 'WITHSCORES')[2]
+    local key = KEYS[first_ranked + t]
+    if redis.call('ZCARD', key) >= keep then
+      least[t] = redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2]
     end
   end
   return least
@@ -31,29 +39,46 @@ if current ~= sequence - 1 then
   return {0, current, at[2] or '', {}}
 end
 
-redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'writer', ARGV[2], unpack(cmsgpack.unpack(ARGV[4])))
-local months = cmsgpack.unpack(ARGV[5])
-if #months > 0 then redis.call('HSET', KEYS[2], unpack(months)) end
-local pieces = tonumber(ARGV[9])
-if pieces > 0 then redis.call('HSET', KEYS[3], unpack(ARGV, 10, 9 + pieces)) end
+redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'writer', ARGV[2], unpack(cmsgpack.unpack(ARGV[5])))
+
+local taken = 11
+for h = 1, #sizes do
+  local last = taken + sizes[h]
+  for part = taken + 1, last, MOST do
+    redis.call('HSET', KEYS[3 + h], unpack(ARGV, part, math.min(part + MOST - 1, last)))
+  end
+  for part = 1, #gone[h], MOST do
+    redis.call('HDEL', KEYS[3 + h], unpack(gone[h], part, math.min(part + MOST - 1, #gone[h])))
+  end
+  taken = last
+end
+
+for a = 1, #alerts, 3 do
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[4], '*', 'alert', alerts[a + 1])
+  if alerts[a + 2] == 1 then
+    redis.call('HSET', KEYS[3], alerts[a], alerts[a + 1])
+  else
+    redis.call('HDEL', KEYS[3], alerts[a])
+  end
+end
 
 for t = 1, #top do
-  local key, ranked = KEYS[3 + t], top[t]
+  local key, ranked = KEYS[first_ranked + t], top[t]
   for i = 1, #ranked, 2 do redis.call('ZADD', key, ranked[i], ranked[i + 1]) end
   if #ranked > 0 then redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1) end
 end
 
-local names = cmsgpack.unpack(ARGV[7])
-local values = cmsgpack.unpack(ARGV[8])
+local names = cmsgpack.unpack(ARGV[10])
+local values = cmsgpack.unpack(ARGV[11])
 local width = #names
 local args = {}
 for f = 1, width do args[2 * f - 1] = names[f] end
 args[2 * width + 1] = 's'
-local first, states = 3 + #top, 9 + pieces
+local first = first_ranked + #top
 for c = 1, #KEYS - first do
   local base = (c - 1) * width
   for f = 1, width do args[2 * f] = values[base + f] end
-  args[2 * width + 2] = ARGV[states + c]
+  args[2 * width + 2] = ARGV[taken + c]
   redis.call('HSET', KEYS[first + c], unpack(args))
 end
 return {1, sequence, ARGV[2], floors()}

@@ -22,6 +22,25 @@ class CommitRefusedError(TransientError):
 
 
 @dataclass(frozen=True, slots=True)
+class AlertStep:
+    """A step in the life of an alert.
+
+    Attributes
+    ----------
+    fingerprint
+        Of the alert.
+    text
+        The ``alerts`` message, JSON.
+    is_open
+        Whether the alert goes on.
+    """
+
+    fingerprint: str
+    text: str
+    is_open: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ShardRecord:
     """What is known of a shard besides its customers.
 
@@ -37,6 +56,10 @@ class ShardRecord:
         Per calendar month (``YYYY-MM``, UTC) the sums of accepted order events.
     model
         What the shard has learned, in named pieces (see ``scoring.lifetime.pieces``).
+    series
+        Sums of event-time buckets that are not closed yet, by name.
+    alerts
+        Last step of each alert that goes on, by fingerprint.
     """
 
     sequence: int = 0
@@ -44,6 +67,67 @@ class ShardRecord:
     fields: dict[str, str] = field(default_factory=dict)
     months: dict[str, str] = field(default_factory=dict)
     model: dict[str, bytes] = field(default_factory=dict)
+    series: dict[str, bytes] = field(default_factory=dict)
+    alerts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRecord:
+    """What is known of the watch over the series of all shards.
+
+    Attributes
+    ----------
+    sequence
+        Number of commits made so far.
+    writer
+        Who made the last one.
+    fields
+        Small numbers and texts by name.
+    state
+        What the detectors know, in named pieces.
+    """
+
+    sequence: int = 0
+    writer: str = ""
+    fields: dict[str, str] = field(default_factory=dict)
+    state: dict[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchCommit:
+    """One step of the watch: everything in it becomes true together, or nothing does.
+
+    Attributes
+    ----------
+    sequence, writer
+        As of a :class:`Commit`.
+    fields, state
+        Entries of :class:`WatchRecord` to set; others stay.
+    alerts
+        In their order.
+    """
+
+    sequence: int
+    writer: str
+    fields: dict[str, str | int]
+    state: dict[str, bytes]
+    alerts: Sequence[AlertStep] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBuckets:
+    """What a shard has committed of its series.
+
+    Attributes
+    ----------
+    fields
+        The shard's record: sequence, writer, positions, ``max_event_at``, counters and so on.
+    series
+        Sums of event-time buckets, by name.
+    """
+
+    fields: dict[str, str]
+    series: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +152,10 @@ class Commit:
         Their score fields, ``n`` rows in the order of the store's ``columns``.
     top
         By ranked field: customers that are, or may have been, among the best, with their value.
+    series
+        Entries of :class:`ShardRecord` to set, ``None`` to delete; others stay.
+    alerts
+        Steps in the lives of alerts, in their order.
     """
 
     partition: int
@@ -80,6 +168,8 @@ class Commit:
     rows: Sequence[Sequence[type_of_value]]
     top: dict[str, list[tuple[float, str]]]
     model: dict[str, bytes] = field(default_factory=dict)
+    series: dict[str, bytes | None] = field(default_factory=dict)
+    alerts: Sequence[AlertStep] = ()
 
 
 class StateStore(Protocol):
@@ -123,6 +213,40 @@ class StateStore(Protocol):
         CommitRefusedError
             When the shard is not at the sequence before the commit's. Nothing was changed.
         """
+        ...
+
+    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
+        """Give what some shards have committed of their series."""
+        ...
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        ...
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        ...
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        ...
+
+    async def read_watch(self) -> WatchRecord:
+        """Give what is known of the watch; an empty record before its first commit."""
+        ...
+
+    async def commit_watch(self, commit: WatchCommit) -> None:
+        """Make a commit of the watch true; one that its writer has already made stays as it is.
+
+        Raises
+        ------
+        CommitRefusedError
+            When the watch is not at the sequence before the commit's. Nothing was changed.
+        """
+        ...
+
+    async def read_open_alerts(self, partition: int) -> dict[str, str]:
+        """Give the last step of each alert that goes on, by fingerprint."""
         ...
 
     async def close(self) -> None:

@@ -4,10 +4,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from valuetide.streams.store.interface import (
+    AlertStep,
     Commit,
     CommitRefusedError,
+    OpenBuckets,
     Page,
     ShardRecord,
+    WatchCommit,
+    WatchRecord,
     type_of_value,
 )
 
@@ -20,6 +24,8 @@ class _Shard:
     states: dict[str, bytes] = field(default_factory=dict)
     rows: dict[str, Sequence[type_of_value]] = field(default_factory=dict)
     top: dict[str, dict[str, float]] = field(default_factory=dict)
+    alerts: list[AlertStep] = field(default_factory=list)
+    acknowledgements: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -28,6 +34,7 @@ class MemoryStore:
     def __init__(self, top_size: int = 100) -> None:
         self.top_size = top_size
         self.shards: dict[int, _Shard] = {}
+        self.watch = WatchRecord()
 
     def _shard(self, partition: int) -> _Shard:
         return self.shards.setdefault(partition, _Shard())
@@ -41,6 +48,8 @@ class MemoryStore:
             dict(record.fields),
             dict(record.months),
             dict(record.model),
+            dict(record.series),
+            await self.read_open_alerts(partition),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -80,7 +89,9 @@ class MemoryStore:
             fields,
             record.months | commit.months,
             record.model | commit.model,
+            {n: sums for n, sums in (record.series | commit.series).items() if sums is not None},
         )
+        shard.alerts += commit.alerts
         shard.states.update(zip(commit.ids, commit.states, strict=True))
         shard.rows.update(zip(commit.ids, commit.rows, strict=True))
         for name, ranked in commit.top.items():
@@ -88,6 +99,51 @@ class MemoryStore:
             kept = sorted(best.items(), key=lambda entry: (entry[1], entry[0]), reverse=True)
             shard.top[name] = dict(kept[: self.top_size])
         return self._floors(shard)
+
+    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
+        """Give what some shards have committed of their series."""
+        records = [self._shard(partition).record for partition in partitions]
+        return [OpenBuckets(_whole(record), dict(record.series)) for record in records]
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        return [_whole(self._shard(partition).record) for partition in partitions]
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        return dict(self.watch.fields)
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        return dict(self._shard(partition).acknowledgements)
+
+    async def read_watch(self) -> WatchRecord:
+        """Give what is known of the watch; an empty record before its first commit."""
+        watch = self.watch
+        return WatchRecord(watch.sequence, watch.writer, dict(watch.fields), dict(watch.state))
+
+    async def commit_watch(self, commit: WatchCommit) -> None:
+        """Make a commit of the watch true, or raise :class:`CommitRefusedError`."""
+        watch = self.watch
+        if watch.sequence != commit.sequence - 1:
+            if (watch.sequence, watch.writer) == (commit.sequence, commit.writer):
+                return
+            raise CommitRefusedError(
+                f"the watch is at commit {watch.sequence} by {watch.writer}, "
+                f"not {commit.sequence - 1}"
+            )
+        fields = watch.fields | {name: str(value) for name, value in commit.fields.items()}
+        self.watch = WatchRecord(commit.sequence, commit.writer, fields, watch.state | commit.state)
+        self._shard(0).alerts += commit.alerts
+
+    async def read_open_alerts(self, partition: int) -> dict[str, str]:
+        """Give the last step of each alert that goes on, by fingerprint."""
+        found: dict[str, str] = {}
+        for step in self._shard(partition).alerts:
+            found[step.fingerprint] = step.text
+            if not step.is_open:
+                del found[step.fingerprint]
+        return found
 
     def _floors(self, shard: _Shard) -> dict[str, float]:
         return {
@@ -98,3 +154,10 @@ class MemoryStore:
 
     async def close(self) -> None:
         """Do nothing: there is no connection."""
+
+
+def _whole(record: ShardRecord) -> dict[str, str]:
+    """Give all that a shard's record says, as it lies in one hash."""
+    if not record.sequence:
+        return {}
+    return record.fields | {"sequence": str(record.sequence), "writer": record.writer}

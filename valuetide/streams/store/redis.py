@@ -10,6 +10,13 @@ slot of a Redis Cluster:
                                    the ranks of its customers, in pieces (scoring.lifetime.pieces,
                                    scoring.lifetime.grading, scoring.lifetime.ranks)
     cv:{p}:top:<field>     zset    the shard's best customers by that field
+    cv:{p}:series:open     hash    sums of event-time buckets that are not closed yet
+    cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
+    cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
+    cv:{p}:acks            hash    acknowledgements of alerts, see streams.alerts
+    cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
+    cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
+    cv:{0}:watch:state     hash    what its detectors know
 
 A score field without a value is an empty string. The parts of a change are one field, moved_by, a
 JSON array in the order of scoring.lifetime.moved.PARTS.
@@ -17,10 +24,12 @@ JSON array in the order of scoring.lifetime.moved.PARTS.
 Redis keeps a small hash in a compact list while no value is longer than
 ``hash-max-listpack-value`` (64 bytes by default, less than a packed state): set it to 1024, which
 saves more than half of the memory.
+
+Alerts about series, which are of all shards, are kept with those about the customers of shard 0.
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
@@ -30,11 +39,15 @@ from redis import exceptions as redis_errors
 
 from valuetide.schemas.errors import FaultError
 from valuetide.streams.store.interface import (
+    AlertStep,
     Commit,
     CommitRefusedError,
+    OpenBuckets,
     Page,
     ShardRecord,
     StoreUnavailableError,
+    WatchCommit,
+    WatchRecord,
 )
 
 PIPELINE_COMMAND = re.compile(
@@ -48,6 +61,12 @@ for i = 1, #KEYS do states[i] = redis.call('HGET', KEYS[i], 's') end
 return states
 """
 SCAN_COUNT = 1_000
+ALERTS_KEPT = 10_000
+"""Steps of alerts that a shard's stream keeps, at least."""
+
+WATCH_PARTITION = 0
+"""The watch's keys lie with this shard's."""
+
 MAX_KEYS_PER_READ = 5_000
 """A read of that many takes the server about 3 ms; it answers nobody else meanwhile."""
 
@@ -75,6 +94,36 @@ def model_key(prefix: str, partition: int) -> str:
 def top_key(prefix: str, partition: int, field: str) -> str:
     """Give the key of a shard's best customers by a field."""
     return f"{prefix}:{{{partition}}}:top:{field}"
+
+
+def series_key(prefix: str, partition: int) -> str:
+    """Give the key of a shard's open buckets."""
+    return f"{prefix}:{{{partition}}}:series:open"
+
+
+def alerts_key(prefix: str, partition: int) -> str:
+    """Give the key of a shard's stream of alerts."""
+    return f"{prefix}:{{{partition}}}:alerts"
+
+
+def open_alerts_key(prefix: str, partition: int) -> str:
+    """Give the key of a shard's alerts that go on."""
+    return f"{prefix}:{{{partition}}}:alert"
+
+
+def acks_key(prefix: str, partition: int) -> str:
+    """Give the key of what people said of a shard's alerts."""
+    return f"{prefix}:{{{partition}}}:acks"
+
+
+def watch_key(prefix: str) -> str:
+    """Give the key of the watch's record."""
+    return f"{prefix}:{{{WATCH_PARTITION}}}:watch"
+
+
+def watch_state_key(prefix: str) -> str:
+    """Give the key of what the watch's detectors know."""
+    return f"{prefix}:{{{WATCH_PARTITION}}}:watch:state"
 
 
 def connect(url: str, **arguments: Any) -> "aioredis.Redis":
@@ -150,14 +199,18 @@ class RedisStore:
                 pipeline.hgetall(commit_key(self._prefix, partition))
                 pipeline.hgetall(months_key(self._prefix, partition))
                 pipeline.hgetall(model_key(self._prefix, partition))
-                record, months, model = await pipeline.execute()
-        fields = {name.decode(): value.decode() for name, value in record.items()}
+                pipeline.hgetall(series_key(self._prefix, partition))
+                pipeline.hgetall(open_alerts_key(self._prefix, partition))
+                record, months, model, series, alerts = await pipeline.execute()
+        fields = _texts(record)
         return ShardRecord(
             int(fields.pop("sequence", 0)),
             fields.pop("writer", ""),
             fields,
-            {name.decode(): value.decode() for name, value in months.items()},
-            {name.decode(): value for name, value in model.items()},
+            _texts(months),
+            _named(model),
+            _named(series),
+            _texts(alerts),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -183,42 +236,141 @@ class RedisStore:
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
         prefix, partition = self._prefix, commit.partition
-        keys = [
-            commit_key(prefix, partition),
-            months_key(prefix, partition),
-            model_key(prefix, partition),
-            *(top_key(prefix, partition, name) for name in self._ranked),
-            *(customer_key(prefix, partition, customer) for customer in commit.ids),
-        ]
-        ranked = [
-            [part for entry in commit.top.get(name, ()) for part in entry] for name in self._ranked
-        ]
-        values = ["" if value is None else value for row in commit.rows for value in row]
-        args: list[Any] = [
-            commit.sequence,
-            commit.writer,
-            self._top_size,
-            msgpack.packb(_flat(commit.fields)),
-            msgpack.packb(_flat(commit.months)),
-            msgpack.packb(ranked),
-            self._columns,
-            msgpack.packb(values),
-            2 * len(commit.model),
-            *(part for entry in commit.model.items() for part in entry),
-            *commit.states,
-        ]
-        with mapped_errors():
-            made, sequence, writer, floors = await self._commit(keys=keys, args=args)
-        if not made:
-            raise CommitRefusedError(
-                f"partition {partition} is at commit {sequence} by {writer.decode()}, "
-                f"not {commit.sequence - 1}"
-            )
+        gone = [name for name, sums in commit.series.items() if sums is None]
+        floors = await self._run(
+            commit,
+            keys=[
+                commit_key(prefix, partition),
+                alerts_key(prefix, partition),
+                open_alerts_key(prefix, partition),
+                months_key(prefix, partition),
+                model_key(prefix, partition),
+                series_key(prefix, partition),
+                *(top_key(prefix, partition, name) for name in self._ranked),
+                *(customer_key(prefix, partition, customer) for customer in commit.ids),
+            ],
+            hashes=[
+                commit.months,
+                commit.model,
+                {name: sums for name, sums in commit.series.items() if sums is not None},
+            ],
+            gone=[[], [], gone],
+            ranked=[
+                [part for entry in commit.top.get(name, ()) for part in entry]
+                for name in self._ranked
+            ],
+            values=["" if value is None else value for row in commit.rows for value in row],
+            states=commit.states,
+            whose=f"partition {partition}",
+        )
         return {
             name: float(floor)
             for name, floor in zip(self._ranked, floors, strict=True)
             if floor != b""
         }
+
+    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
+        """Give what some shards have committed of their series."""
+        with mapped_errors():
+            async with self._client.pipeline(transaction=True) as pipeline:
+                for partition in partitions:
+                    pipeline.hgetall(commit_key(self._prefix, partition))
+                    pipeline.hgetall(series_key(self._prefix, partition))
+                answers = await pipeline.execute()
+        return [
+            OpenBuckets(_texts(record), _named(series))
+            for record, series in zip(answers[::2], answers[1::2], strict=True)
+        ]
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    pipeline.hgetall(commit_key(self._prefix, partition))
+                records = await pipeline.execute()
+        return [_texts(record) for record in records]
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        return await self._read_texts(watch_key(self._prefix))
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        return await self._read_texts(acks_key(self._prefix, partition))
+
+    async def read_watch(self) -> WatchRecord:
+        """Give what is known of the watch; an empty record before its first commit."""
+        with mapped_errors():
+            async with self._client.pipeline(transaction=True) as pipeline:
+                pipeline.hgetall(watch_key(self._prefix))
+                pipeline.hgetall(watch_state_key(self._prefix))
+                record, state = await pipeline.execute()
+        fields = _texts(record)
+        return WatchRecord(
+            int(fields.pop("sequence", 0)), fields.pop("writer", ""), fields, _named(state)
+        )
+
+    async def commit_watch(self, commit: WatchCommit) -> None:
+        """Make a commit of the watch true, or raise :class:`CommitRefusedError`."""
+        await self._run(
+            commit,
+            keys=[
+                watch_key(self._prefix),
+                alerts_key(self._prefix, WATCH_PARTITION),
+                open_alerts_key(self._prefix, WATCH_PARTITION),
+                watch_state_key(self._prefix),
+            ],
+            hashes=[commit.state],
+            gone=[[]],
+            whose="the watch",
+        )
+
+    async def read_open_alerts(self, partition: int) -> dict[str, str]:
+        """Give the last step of each alert that goes on, by fingerprint."""
+        return await self._read_texts(open_alerts_key(self._prefix, partition))
+
+    async def _read_texts(self, key: str) -> dict[str, str]:
+        with mapped_errors():
+            found = await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key))
+        return _texts(found)
+
+    async def _run(
+        self,
+        commit: Commit | WatchCommit,
+        *,
+        keys: list[str],
+        hashes: Sequence[Mapping[str, str | bytes]],
+        gone: Sequence[Sequence[str]],
+        ranked: Sequence[Sequence[float | str]] = (),
+        values: Sequence[str | float] = (),
+        states: Sequence[bytes] = (),
+        whose: str,
+    ) -> list[bytes]:
+        """Run the script; gives the least ranked values."""
+        pack = msgpack.packb
+        args: list[Any] = [
+            commit.sequence,
+            commit.writer,
+            self._top_size,
+            ALERTS_KEPT,
+            pack(_flat(commit.fields)),
+            pack([part for step in commit.alerts for part in _parts(step)]),
+            pack([2 * len(entries) for entries in hashes]),
+            pack(gone),
+            pack(ranked),
+            self._columns,
+            pack(values),
+            *(part for entries in hashes for entry in entries.items() for part in entry),
+            *states,
+        ]
+        with mapped_errors():
+            made, sequence, writer, floors = await self._commit(keys=keys, args=args)
+        if not made:
+            raise CommitRefusedError(
+                f"{whose} is at commit {sequence} by {writer.decode()}, not {commit.sequence - 1}"
+            )
+        return cast("list[bytes]", floors)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -263,6 +415,18 @@ async def read_models(
         {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
         for row in rows
     ]
+
+
+def _parts(step: AlertStep) -> tuple[str, str, int]:
+    return step.fingerprint, step.text, int(step.is_open)
+
+
+def _named(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
+    return {name.decode(): value for name, value in entries.items()}
+
+
+def _texts(entries: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in entries.items()}
 
 
 def _flat(mapping: dict[str, Any]) -> list[str]:
