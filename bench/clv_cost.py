@@ -79,8 +79,8 @@ def one_round(values: list[bytes], settings: Settings, size: int) -> dict[str, f
             decoded = decoder.decode(values[start : start + size], time.time_ns() // 1_000_000)
             new = memory.unknown(decoded.customer)
             memory.add_customers(new, [None] * len(new))
-            folded = memory.fold("orders", decoded)
-            memory.commit(memory.score("orders", decoded, folded, memory.max_event_at), {})
+            part = memory.fold("orders", decoded)
+            memory.commit(memory.score([part], memory.max_event_at), {})
     return {name: seconds / len(values) * 1e6 for name, seconds in spent.items()}
 
 

@@ -34,6 +34,7 @@ from valuetide.streams.local import LOCAL, LocalWorker, prepare
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.reader import Overview, Reader
 from valuetide.streams.settings import Settings, load_settings
+from valuetide.streams.webhooks.hook import REVEAL
 
 PARTITIONS = 4
 WAIT_SECONDS = 40.0
@@ -191,6 +192,14 @@ class Pipeline:
         return environment_of(self.settings)
 
 
+def without_ranks(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Leave out percentiles: a message has that of its moment, a reader gives that of now."""
+    return {
+        who: {name: value for name, value in score.items() if name != "clv_percentile"}
+        for who, score in scores.items()
+    }
+
+
 def make_pipeline(broker: str, redis_url: str, prefix: str, **overrides: Any) -> Pipeline:
     """Make names of its own for a test, and the topics."""
     settings = make_settings(broker, redis_url, prefix, **overrides)
@@ -222,7 +231,7 @@ def environment_of(settings: Settings, **more: str) -> dict[str, str]:
     """Write settings as environment variables, beside what every process needs."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
     variables = {name: os.environ[name] for name in kept if name in os.environ}
-    values = settings.model_dump(mode="json", exclude_none=True)
+    values = settings.model_dump(mode="json", exclude_none=True, context=REVEAL)
     for name in values:
         if isinstance(secret := getattr(settings, name), SecretStr):
             values[name] = secret.get_secret_value()

@@ -1,4 +1,4 @@
-"""A worker's HTTP interface: health, metrics, customers.
+"""A worker's HTTP interface: health, metrics, customers, alerts.
 
 Bound to the loopback address unless told otherwise; then every path but ``/healthz`` demands the
 bearer token of the settings. Without a token, a request must name a loopback host: else a page in a
@@ -8,6 +8,7 @@ browser on this machine could ask by way of a host name of its own that resolves
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
@@ -19,6 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.events import MAX_ID_LENGTH
+from valuetide.streams.alerts import NoSuchAlertError, alert_as_json
 from valuetide.streams.ratelimit import RateLimit, retry_after
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import LOOPBACK, Settings
@@ -44,6 +46,11 @@ MAX_HEADER_BYTES = 8_192
 MAX_HEADERS = 64
 MAX_CONNECTIONS = 256
 """More would be somebody who wants to use up this process's file descriptors."""
+
+MOST_STEPS = 1_000
+"""Of alerts, in one answer."""
+
+FINGERPRINT = re.compile(r"[0-9a-f]{1,16}")
 
 LINGER_SECONDS = 1.0
 """For a body that was not asked for to arrive, so that the client reads the answer to it."""
@@ -101,6 +108,8 @@ class HttpServer:
                 web.get("/metrics", self._metrics),
                 web.get("/customers/{id:(?s:.+)}", self._customer),
                 web.get("/top", self._top),
+                web.get("/alerts", self._alerts),
+                web.get("/alerts/{fingerprint}", self._alert),
             ]
         )
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
@@ -221,6 +230,28 @@ class HttpServer:
             return self._json(await self._reader.top(request.query.get("by", "profit"), int(count)))
         except ValueError as error:
             return self._json({"error": str(error)}, 400)
+
+    async def _alerts(self, request: web.Request) -> web.Response:
+        alerts = self._reader.alerts
+        if not request.query:
+            return self._json([one.as_json() for one in await alerts.open()])
+        history = request.query.get("history", "")
+        if set(request.query) != {"history"} or not (
+            history.isdecimal() and len(history) <= len(str(MOST_STEPS))
+            and 1 <= int(history) <= MOST_STEPS
+        ):  # fmt: skip
+            return self._json({"error": f"/alerts takes history, 1 to {MOST_STEPS} steps"}, 400)
+        return self._json([alert_as_json(step.alert) for step in await alerts.steps(int(history))])
+
+    async def _alert(self, request: web.Request) -> web.Response:
+        fingerprint = request.match_info["fingerprint"]
+        if not FINGERPRINT.fullmatch(fingerprint):
+            return self._json({"error": "fingerprint: 1 to 16 of 0-9a-f"}, 400)
+        try:
+            found = await self._reader.alerts.history(fingerprint)
+        except NoSuchAlertError as error:
+            return self._json({"error": str(error)}, 404)
+        return self._json(found.as_json())
 
 
 class _Connection(web.RequestHandler):

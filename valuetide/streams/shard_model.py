@@ -106,6 +106,13 @@ class ShardModel:
         self._terms = Terms(tuple(days / 7.0 for days in self._horizons), settings.yearly_discount)
         self._corrected = settings.ratio_correction == "auto"
 
+    @classmethod
+    def of_share(cls, settings: Settings, share: Share) -> "ShardModel":
+        """Give a model that expects as the one does that a share is of; it is not to learn."""
+        model = cls(settings, {})
+        model.learner = share.learner
+        return model
+
     def learn(
         self,
         ids: Sequence[str],

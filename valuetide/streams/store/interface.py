@@ -219,6 +219,18 @@ class StateStore(Protocol):
         """Give what some shards have committed of their series."""
         ...
 
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        ...
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        ...
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        ...
+
     async def read_watch(self) -> WatchRecord:
         """Give what is known of the watch; an empty record before its first commit."""
         ...
