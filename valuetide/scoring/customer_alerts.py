@@ -5,8 +5,8 @@ known today, so that nothing is told because parameters were learned:
 
     at_risk    P(alive) has fallen by a set share since the newest order, or lifetime value by that
                share since the last score. Once between two orders.
-    growth     a new order has raised lifetime value by a set factor, and above the upper end of the
-               interval that the last score gave
+    growth     a new order has raised lifetime value by a set factor over that of the last score and
+               over that just after the order before, and above the upper end of the last interval
     won_back   a new order of somebody whose P(alive) just before it was below a set value
 
 What a score needs to know of earlier ones is two bits of the packed state: whether any was watched,
@@ -86,7 +86,7 @@ class Moves:
 class Found:
     """Buyers whom a rule has found, (n,) each, and the flags that the packed state takes.
 
-    ``growth`` still is to be compared with the interval.
+    Of ``growth`` the value after the order before and the interval are still to be looked at.
     """
 
     at_risk: BoolArray

@@ -168,9 +168,13 @@ class CustomerWatch:
         if "growth" in rules:
             who = np.flatnonzero(found.growth & worthy)
             if who.size:
-                high = model.foreseen(scores.past[buyers[who]], totals, knowledge)
-                who = who[ahead.clv[who] > high]
-                offers.append(self._offer("growth", scores, who, moves.clv_before[who]))
+                past = scores.past[buyers[who]]
+                # Who comes back from silence has not grown.
+                then = model.worth_at_order(past.basis, totals, knowledge)
+                before = np.maximum(then, moves.clv_before[who])
+                grown = ahead.clv[who] > model.foreseen(past, totals, knowledge)
+                grown &= ahead.clv[who] >= self._limits.growth * before
+                offers.append(self._offer("growth", scores, who[grown], before[grown]))
         if "won_back" in rules:
             who = np.flatnonzero(found.won_back & worthy)
             if who.size:

@@ -179,7 +179,7 @@ def batch(scores: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
     """Give the steps of one customer's alerts from all of their scores, by the rules as written."""
     told: list[tuple[str, str, str]] = []
     open_since: dict[str, tuple[str, float]] = {}
-    fallen, last = True, None
+    fallen, last, at_order = True, None, 0.0
     for score in scores:
         clv, who, now = score["clv_365d"], score["customer_id"], score["as_of"]
         for rule, (fired_at, middle) in list(open_since.items()):
@@ -200,13 +200,14 @@ def batch(scores: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
             waited = weeks(score["last_order_at"], first_day)
             if ordered and alive(last["frequency"], since_first, waited) < 0.2:
                 found.append(("won_back", 0.0))
-            elif ordered and clv >= 3 * last["clv_365d"] and clv > last["clv_365d_high"]:
-                found.append(("growth", last["clv_365d"]))
+            elif ordered and last["clv_365d_high"] < clv >= 3 * max(at_order, last["clv_365d"]):
+                found.append(("growth", max(at_order, last["clv_365d"])))
         fallen = fell or (last is not None and fallen and not ordered)
         for rule, before in found:
             if rule not in open_since:
                 told.append((who, rule, "fired"))
                 open_since[rule] = (now, (before + clv) / 2)
+        at_order = clv if ordered or last is None else at_order
         last = score
     return told
 
