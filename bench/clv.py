@@ -169,20 +169,11 @@ async def through_pipeline(of: Shop, settings: Settings, worker: LocalWorker) ->
 async def ranked(reader: Reader, settings: Settings, now_ms: int) -> tuple[list[Score], float]:
     """Give the scores of everybody at a moment, and how far their percentiles are off at most.
 
-    What they must be is counted among the last scores of all customers.
+    What they must be is counted among these very scores.
     """
-    name = f"clv_{settings.horizons_days[-1]}d"
-
-    async def stored() -> Floats:
-        return np.sort(column_of([score async for score in reader.scan()], name))
-
-    among = await stored()
-    while True:
-        scores = [score async for score in reader.evaluate(now_ms)]
-        before, among = among, await stored()
-        if np.array_equal(among, before):  # no sweep came in between
-            break
-    values = np.array([dict(score)[name] for score in scores])
+    scores = [score async for score in reader.evaluate(now_ms)]
+    values = column_of(scores, f"clv_{settings.horizons_days[-1]}d")
+    among = np.sort(values)
     below, upto = (np.searchsorted(among, values, side) for side in ("left", "right"))
     exact = 50.0 * (below + upto) / among.size
     return scores, float(np.abs(exact - column_of(scores, "clv_percentile")).max())

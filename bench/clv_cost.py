@@ -35,7 +35,7 @@ MOST_US = 5.0
 WATCHED: dict[str, tuple[Any, str]] = {
     "learn": (ShardModel, "learn"),
     "learn: sample": (Sample, "fold"),
-    "learn: steps": (Learner, "step"),
+    "learn: steps": (Learner, "settle"),
     "learn: grading": (Grading, "_turn"),
     "score": (ShardModel, "expect"),
     "score: model": (shard_model, "potential"),
@@ -79,8 +79,8 @@ def one_round(values: list[bytes], settings: Settings, size: int) -> dict[str, f
             decoded = decoder.decode(values[start : start + size], time.time_ns() // 1_000_000)
             new = memory.unknown(decoded.customer)
             memory.add_customers(new, [None] * len(new))
-            folded = memory.fold("orders", decoded)
-            memory.commit(memory.score("orders", decoded, folded, memory.max_event_at), {})
+            part = memory.fold("orders", decoded)
+            memory.commit(memory.score([part], memory.max_event_at), {})
     return {name: seconds / len(values) * 1e6 for name, seconds in spent.items()}
 
 

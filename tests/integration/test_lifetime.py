@@ -14,11 +14,22 @@ import pytest
 from redis import Redis
 
 from tests.support.lifetime_reference import Summary, mbg_expected_orders
-from tests.support.pipeline import Facts, Pipeline, cli, make_pipeline, metric, wait_until
+from tests.support.pipeline import (
+    Facts,
+    Pipeline,
+    cli,
+    make_pipeline,
+    metric,
+    wait_until,
+    without_ranks,
+)
+from tests.support.shared_data import lifetimes_data
 from valuetide.schemas.score import Score
 from valuetide.scoring.lifetime.grade import report
 from valuetide.scoring.lifetime.pieces import assemble
 from valuetide.streams.reader import Learned, Reader
+from valuetide.streams.replay import presets
+from valuetide.streams.replay.send import send
 from valuetide.streams.store.redis import model_key
 
 pytestmark = pytest.mark.servers
@@ -99,12 +110,8 @@ def expected(
 def steady(scores: dict[str, Score]) -> dict[str, dict[str, Any]]:
     """Leave out ranks and changes, which depend on when others and oneself were scored."""
     return {
-        one: {
-            name: value
-            for name, value in score.items()
-            if name != "clv_percentile" and not name.startswith("moved_by_")
-        }
-        for one, score in scores.items()
+        one: {name: value for name, value in score.items() if not name.startswith("moved_by_")}
+        for one, score in without_ranks(scores).items()
     }
 
 
@@ -142,8 +149,7 @@ def test_scores_are_what_the_formulas_say_across_a_restart(
     values = sorted(row["clv_365d"] for row in evaluated.values() if row["clv_365d"] is not None)
     for row in evaluated.values():
         if row["clv_365d"] is not None and row["clv_percentile"] is not None:
-            low, high = bisect_left(values, row["clv_365d"]), bisect_right(values, row["clv_365d"])
-            assert row["clv_percentile"] == pytest.approx(50 * (low + high) / len(values), abs=0.55)
+            assert row["clv_percentile"] == pytest.approx(exact_rank(row, values), abs=0.5)
     nobody = state.pop("nobody")
     assert nobody["p_alive"] is None
     assert nobody["clv_365d"] is None
@@ -174,6 +180,25 @@ def test_scores_are_what_the_formulas_say_across_a_restart(
         assert score["clv_90d_low"] <= score["clv_90d_high"]
 
     check_command_line(pipeline, learned, state)
+    check_other_horizons(pipeline)
+
+
+def check_other_horizons(pipeline: Pipeline) -> None:
+    """Fields of horizons that are no longer set are not shown, and those that are set, at once."""
+    other = pipeline.with_settings(horizons_days=(30, 90))
+
+    async def read() -> dict[str, Score]:
+        async with Reader(other.settings) as reader:
+            return {score["customer_id"]: score async for score in reader.evaluate()}
+
+    state = other.state()
+    assert steady(state) == steady(asyncio.run(read()))
+    for customer, score in pipeline.state().items():
+        now: Any = state[customer]
+        assert {"clv_30d", "clv_30d_low", "expected_orders_30d"} <= now.keys()
+        assert not [name for name in now if "365d" in name]
+        # There are no grades of 30 days, so only the middle is what it was.
+        assert now["clv_90d"] == score["clv_90d"]
 
 
 def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Score]) -> None:
@@ -237,7 +262,71 @@ def test_silent_customers_are_scored_again_in_redis_and_on_the_topic(pipeline: P
         assert (new["recency_days"] or 0) > 199
         assert new["clv_365d"] is not None
         assert (new["moved_by_time"] or 0) <= 0
-    assert pipeline.newest_scores() == state
+    assert without_ranks(pipeline.newest_scores()) == without_ranks(state)
+
+
+def test_what_is_read_after_a_replay_and_its_sweep_is_the_rank_of_now(pipeline: Pipeline) -> None:
+    """Years of orders in seconds: ranks at the moment of scoring are among scores that are no more.
+
+    A visit in each partition brings all of them to one moment.
+    """
+    usd = pipeline.with_settings(
+        vocabulary=pipeline.settings.vocabulary.model_copy(update={"base_currency": "USD"}),
+        refresh_seconds=float(DAY),
+    )
+    events = list(presets.cdnow_sample(lifetimes_data("CDNOW_sample.txt")))
+    last = max(event.occurred_at for event in events)
+    visitors = {usd.home(f"visitor-{number}"): f"visitor-{number}" for number in range(40)}
+
+    async def replay() -> None:
+        sent = await send(events, usd.settings)
+        for partition, part in sent.partitions.items():
+            usd.sent["orders", partition] = part.next_offset or 0
+
+    with usd.worker() as worker:
+        asyncio.run(replay())
+        usd.send(
+            [
+                (topic, event | {"occurred_at": last})
+                for topic, event in visits({*visitors.values()})
+            ]
+        )
+        usd.finish(worker)
+        swept = "valuetide_swept_customers_total"
+        wait_until(lambda: metric(worker, swept) >= 2_357, "every customer is scored again")
+        wait_until(lambda: ranks_are_off(usd) <= 0.5, "ranks are those of now")
+    state, sent = usd.state(), usd.newest_scores()
+    off = [
+        abs((sent[who]["clv_percentile"] or 0.0) - (score["clv_percentile"] or 0.0))
+        for who, score in state.items()
+    ]
+    assert sum(one > 5 for one in off) > 500  # on the topic they are of the moment
+
+
+def ranks_are_off(pipeline: Pipeline) -> float:
+    """Give the greatest error of what is read, and of what is evaluated, in points.
+
+    What they must be is counted among the values of all customers at one moment.
+    """
+
+    async def read() -> list[Score]:
+        async with Reader(pipeline.settings) as reader:
+            return [score async for score in reader.evaluate()]
+
+    evaluated, state = asyncio.run(read()), pipeline.state()
+    buyers = [one for one in evaluated if one["clv_365d"] is not None]
+    values = sorted(one["clv_365d"] or 0.0 for one in buyers)
+    return max(
+        abs((score["clv_percentile"] or 0.0) - exact_rank(one, values))
+        for one in buyers
+        for score in (one, state[one["customer_id"]])
+    )
+
+
+def exact_rank(score: Score, values: list[float]) -> float:
+    """Of a customer among all values, rising, in per cent."""
+    clv = score["clv_365d"] or 0.0
+    return 50.0 * (bisect_left(values, clv) + bisect_right(values, clv)) / len(values)
 
 
 def order_of(customer: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
 from valuetide.streams.decode import Decoder, Role
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
@@ -324,10 +325,13 @@ class World:
             metrics=self.metrics,
             writer=writer or self.writer,
             decoders={
-                role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
+                role: Decoder(
+                    role, settings.vocabulary, settings.max_event_bytes, settings.series.labels
+                )
                 for role in INPUTS
             },
             pool=Pool(),
+            closings=Closings(settings),
         )
         return Shard(
             self.partition,

@@ -192,6 +192,14 @@ class Pipeline:
         return environment_of(self.settings)
 
 
+def without_ranks(scores: Mapping[str, Score]) -> dict[str, dict[str, Any]]:
+    """Leave out percentiles: a message has that of its moment, a reader gives that of now."""
+    return {
+        who: {name: value for name, value in score.items() if name != "clv_percentile"}
+        for who, score in scores.items()
+    }
+
+
 def make_pipeline(broker: str, redis_url: str, prefix: str, **overrides: Any) -> Pipeline:
     """Make names of its own for a test, and the topics."""
     settings = make_settings(broker, redis_url, prefix, **overrides)

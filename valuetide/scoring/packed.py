@@ -6,7 +6,9 @@ Layout 1, little endian, nothing aligned::
     0       1     layout version, 1
     1       1     n_open: number of open entries, 0 to 16
     2       1     n_ring: number of remembered event ids, min(version, 16)
-    3       1     flags: bit 0 settled block present, 1 signals present, 2 their counters as well
+    3       1     flags: bit 0 settled block present, 1 signals present, 2 their counters as well,
+                  3 watched: a score was looked at for alerts, 4 fallen since the newest order
+                  (customer_alerts.py); a state without bit 3 was scored without being watched
     4       4     version: events folded, all kinds, unsigned
     8       8     cost_to_serve, minor units, signed
     16      8     scored_at: the moment of the last score, ms, signed; the least int64 without one
@@ -68,6 +70,9 @@ RECORD_BYTES: Final = RECORD.itemsize
 SETTLED: Final = 1
 _ORDERED: Final = 2
 _COUNTED: Final = 4
+WATCHED: Final = 8
+FALLEN: Final = 16
+_KEPT: Final = SETTLED | WATCHED | FALLEN
 _SINCE_BYTES: Final = 2
 
 _HAS_COST: Final = 4
@@ -193,7 +198,7 @@ def decode(blobs: Sequence[bytes]) -> State:
     records = _records(buffer, at, sizes)
     at += np.where(records["flags"] & SETTLED, RECORD_BYTES, HEADER_BYTES)
     signals, at = _signals(buffer, at, ends, records["flags"])
-    records["flags"] &= SETTLED
+    records["flags"] &= _KEPT
     entries, at = _entries(buffer, at, ends, records["n_open"])
     n_ring = records["n_ring"].astype(np.int64)
     _refuse(at + n_ring * _ID_BYTES != ends, "truncated or with bytes left over")
@@ -210,8 +215,9 @@ def _records(buffer: bytes, at: IntArray, sizes: IntArray) -> NDArray[np.void]:
     records = raw[at[:, None] + np.arange(RECORD_BYTES)].view(RECORD).reshape(-1)
     unknown = records["layout"] != LAYOUT
     _refuse(unknown, f"unknown layout version, this release reads {LAYOUT}; use a newer one")
-    unknown = records["flags"] >= 2 * _COUNTED
+    unknown = records["flags"] >= 2 * FALLEN
     unknown |= (records["flags"] & (_ORDERED | _COUNTED)) == _COUNTED
+    unknown |= (records["flags"] & (WATCHED | FALLEN)) == FALLEN
     _refuse(unknown, "unknown header flags")
     _refuse(records["n_open"] > OPEN_ORDERS, "too many open entries")
     _refuse(records["n_ring"] != np.minimum(records["version"], RING), "wrong number of event ids")

@@ -4,8 +4,10 @@ Each record is decoded by msgspec. What that does not take is looked at again by
 word counts: it takes what is unusual, and says what is wrong with the rest.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as attribute
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -27,6 +29,7 @@ from valuetide.schemas.events import (
 )
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.scoring.fold import KIND_CANCELLED, KIND_PLACED, KIND_RETURNED
+from valuetide.scoring.series import OTHER, SATISFIED, UNKNOWN, Labels
 from valuetide.scoring.signals import BLAME, KINDS, NO_SIGNAL, PRAISE
 from valuetide.streams.structs import struct_of
 
@@ -101,6 +104,8 @@ class Decoded:
     cost: NDArray[np.int64]
     signal: NDArray[np.uint8]
     rejections: list[Rejection]
+    satisfaction: NDArray[np.int64] = attribute(default_factory=lambda: np.empty(0, np.int64))
+    labels: Mapping[str, Labels] = attribute(default_factory=dict)
 
     def take(self, keep: NDArray[np.bool_]) -> "Decoded":
         """Give the events where ``keep``, ``(n,)``, is true; the rejections stay."""
@@ -119,6 +124,8 @@ class Decoded:
             part(self.cost),
             part(self.signal),
             self.rejections,
+            part(self.satisfaction),
+            {name: Labels(of.codes[keep], of.names) for name, of in self.labels.items()},
         )
 
 
@@ -133,9 +140,17 @@ class Decoder:
         Kinds, currencies and limits.
     max_event_bytes
         A longer value is rejected unread.
+    labels
+        Fields by which series are cut into segments.
     """
 
-    def __init__(self, role: Role, vocabulary: Vocabulary, max_event_bytes: int) -> None:
+    def __init__(
+        self,
+        role: Role,
+        vocabulary: Vocabulary,
+        max_event_bytes: int,
+        labels: Sequence[str] = (),
+    ) -> None:
         event = _TYPES[role]
         self._one: TypeAdapter[Any] = TypeAdapter(event)
         or_none: Any = Annotated[event, _OrNone()]
@@ -155,6 +170,7 @@ class Decoder:
         self._signals = {kind: KINDS.index(of) for kind, of in vocabulary.signals.items()}
         self._limits = _limits(role, vocabulary)
         self._id_names = [name for name in _ID_NAMES if name in self._fields]
+        self._labels = [name for name in labels if name in self._fields]
 
     def decode(self, values: Sequence[bytes | None], now_ms: int) -> Decoded:
         """Decode the values of a chunk.
@@ -246,7 +262,7 @@ class Decoder:
         ]
         none: NDArray[np.int64] = np.empty(0, np.int64)
         kind, order = np.empty(0, np.uint8), np.empty(0, np.uint64)
-        amount, cost, signal = none, none, kind
+        amount, cost, signal, satisfaction = none, none, kind, none
         limit = self._vocabulary.max_amount * 10.0**self._vocabulary.minor_digits
         if self._role == "orders":
             rates = self._vocabulary.minor_per_unit
@@ -275,20 +291,37 @@ class Decoder:
             score = np.fromiter((e.score for e in events), np.float64, n)
             faults.append((low >= high, "scale", "must be [lowest, highest]"))
             faults.append(((score < low) | (score > high), "score", "is not on the scale"))
-            signal = _opinions(events, score, low, high)
+            share = (score - low) / np.where(high > low, high - low, 1.0)
+            ours = np.fromiter(((e.subject or "us") == "us" for e in events), np.bool_, n)
+            signal = np.where(ours, _opinions(events, share), NO_SIGNAL).astype(np.uint8)
+            worth = np.rint(np.clip(share, 0.0, 1.0) * SATISFIED).astype(np.int64)
+            satisfaction = np.where(ours, worth, -1)
         good = np.ones(n, np.bool_)
         for wrong, field, text in faults:
-            rejections.extend(
-                Rejection(int(index[i]), field, f"{field}: {text}")
-                for i in np.flatnonzero(wrong & good)
-            )
-            good &= ~wrong
+            if wrong.any():
+                rejections.extend(
+                    Rejection(int(index[i]), field, f"{field}: {text}")
+                    for i in np.flatnonzero(wrong & good)
+                )
+                good &= ~wrong
         customer = list(map(attrgetter("customer_id"), events))
         event = _hashes(map(attrgetter("event_id"), events), n, _SEEDS[self._role])
+        labels = {name: self._labelled(name, events) for name in self._labels}
         decoded = Decoded(
-            index, customer, event, at_ms, kind, order, amount, cost, signal, rejections
-        )
+            index, customer, event, at_ms, kind, order, amount, cost, signal, rejections,
+            satisfaction, labels,
+        )  # fmt: skip
         return decoded if good.all() else decoded.take(good)
+
+    def _labelled(self, field: str, events: list[Any]) -> Labels:
+        """Give which element of a dimension each event names."""
+        codes: defaultdict[str | None, int] = defaultdict()
+        codes.default_factory = codes.__len__
+        column = np.fromiter(
+            map(codes.__getitem__, map(attrgetter(field), events)), np.int64, len(events)
+        )
+        known = self._vocabulary.channels if field == "channel" else codes
+        return Labels(column, [(n if n in known else OTHER) if n else UNKNOWN for n in codes])
 
     def _too_long(self, events: list[Any]) -> Iterator[tuple[NDArray[np.bool_], str, str]]:
         """Find what is longer than the vocabulary allows, where that is less than the schema's."""
@@ -333,30 +366,23 @@ def _costs(events: list[Any]) -> NDArray[np.float64]:
     return np.fromiter((e.cost or 0.0 for e in events), np.float64, len(events))
 
 
-def _opinions(
-    events: list[Any],
-    score: NDArray[np.float64],
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-) -> NDArray[np.uint8]:
-    """Give which answers are a bad and which a good word about us.
+def _opinions(events: list[Any], share: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Give which answers are a bad and which a good word, of their places on a scale from 0 to 1.
 
-    On a scale from 0 to 1 below .5 is bad and .75 or more is good, of 1 to 5 these are 1, 2 and 4,
-    5; of nps as ever 0 to 6 and 9, 10 of ten. A complaint is a bad word.
+    Below .5 is bad and .75 or more is good, of 1 to 5 these are 1, 2 and 4, 5; of nps as ever 0 to
+    6 and 9, 10 of ten. A complaint is a bad word.
     """
     n = len(events)
-    share = (score - low) / np.where(high > low, high - low, 1.0)
     nps = np.fromiter((e.kind == "nps" for e in events), np.bool_, n)
     bad = np.where(nps, share <= NPS_DETRACTOR, share < BAD_SHARE)
     bad |= np.fromiter((e.kind == "complaint" for e in events), np.bool_, n)
     good = share >= np.where(nps, NPS_PROMOTER, GOOD_SHARE)
-    ours = np.fromiter(((e.subject or "us") == "us" for e in events), np.bool_, n)
-    signal = np.where(bad, BLAME, np.where(good, PRAISE, NO_SIGNAL))
-    return np.where(ours, signal, NO_SIGNAL).astype(np.uint8)
+    return np.where(bad, BLAME, np.where(good, PRAISE, NO_SIGNAL))
 
 
 def _minor(value: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
-    return np.rint(np.clip(value, 0.0, limit)).astype(np.int64)
+    # np.clip takes three times as long on few values.
+    return np.rint(np.minimum(np.maximum(value, 0.0), limit)).astype(np.int64)
 
 
 def _hashes(texts: Iterable[str], count: int, seed: int) -> NDArray[np.uint64]:

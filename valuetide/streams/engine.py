@@ -14,6 +14,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
 from valuetide.streams.decode import Decoder, Role
 from valuetide.streams.metrics import Metrics, ModelCollector
 from valuetide.streams.pool import Pool
@@ -21,6 +22,8 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
+from valuetide.streams.turns import BREATH_SECONDS, Turns
+from valuetide.streams.watch import TrendWatch
 
 log = structlog.get_logger(__name__)
 
@@ -66,10 +69,14 @@ class Engine:
             metrics=metrics,
             writer=self.writer,
             decoders={
-                role: Decoder(role, settings.vocabulary, settings.max_event_bytes)
+                role: Decoder(
+                    role, settings.vocabulary, settings.max_event_bytes, settings.series.labels
+                )
                 for role in INPUTS
             },
             pool=pool,
+            closings=Closings(settings),
+            turns=Turns(BREATH_SECONDS),
         )
         self._flow = flow
         self._on_fault = on_fault
@@ -80,6 +87,7 @@ class Engine:
         self._epochs = itertools.count(1)
         self._assigned = asyncio.Event()
         self.sweeper = Sweeper(settings, store, self._open)
+        self.watch = TrendWatch(settings, store, sender, metrics, clock, self.writer, self._open)
 
     async def wait_until_assigned(self) -> None:
         """Wait while a rebalance is under way, in which an assignment is not yet the new one."""

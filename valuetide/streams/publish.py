@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from valuetide.schemas.errors import FaultError, TransientError
+from valuetide.streams.store import AlertStep
 
 TRUNCATED_BYTES = 64 * 1024
 """What is kept of a key and of a value that are too large to be passed on whole."""
@@ -26,6 +27,11 @@ class Outgoing:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...] = ()
+
+
+def alert_messages(topic: str, steps: Sequence[AlertStep]) -> list[Outgoing]:
+    """Give the messages of steps in the lives of alerts; those of one alert keep their order."""
+    return [Outgoing(topic, None, step.fingerprint.encode(), step.text.encode()) for step in steps]
 
 
 @dataclass(frozen=True, slots=True)

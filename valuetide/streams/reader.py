@@ -1,49 +1,50 @@
-"""Reads scores out of Redis, for the command line, for HTTP and for dashboards."""
+"""Reads scores out of Redis, for the command line, for HTTP and for dashboards.
+
+Where a customer stands among all is what the ranks say now, not what they said when the customer
+was scored: they are read again when they are two seconds old. A customer of whom the hash has only
+the packed state, or not all of the fields that the settings name, is scored from it.
+"""
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import numpy as np
 from redis import asyncio as aioredis
 
-from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import Score, ranked_fields
 from valuetide.schemas.topics import INPUTS
-from valuetide.scoring.current_value import current_value
-from valuetide.scoring.customers import Customers
+from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.lifetime.parameters import Parameters
-from valuetide.scoring.lifetime.ranks import Percentiles
+from valuetide.scoring.lifetime.ranks import Percentiles, Ranks
 from valuetide.streams.alerts import AlertReader
 from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.pool import Knowledge, decode_shares, pooled_knowledge, share_pieces
-from valuetide.streams.records import (
-    MOVED_BY,
-    TOTALS,
-    moved_parts,
-    score_columns,
-    score_rows,
-    stored_columns,
-)
+from valuetide.streams.pool import Knowledge
+from valuetide.streams.records import MOVED_BY, TOTALS, moved_parts, score_columns, stored_columns
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import Past, ShardModel, basis_of
 from valuetide.streams.store.redis import (
     SCAN_COUNT,
     commit_key,
     customer_key,
     mapped_errors,
-    model_key,
     months_key,
-    read_models,
     scan_customers,
     top_key,
 )
+from valuetide.streams.view import Evaluated, View
 
 INTEGERS = frozenset({"version", "orders", "frequency"})
 TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at"})
+VIEW_SECONDS = 2.0
+"""What all shards have learned, and their ranks, are read again at this age; it takes 15 ms."""
+
+STATE = "s"
+PERCENTILE = "clv_percentile"
 MONTH_FIELDS = ("orders", "revenue", "returns", "refunds", "cancellations", "cancelled")
 
 
@@ -100,6 +101,8 @@ class Learned:
         Parameters of each partition that has learned, by itself.
     corrected
         Whether the settings allow the ratio corrector.
+    currency
+        In which the workers count money.
     """
 
     knowledge: Knowledge
@@ -107,6 +110,7 @@ class Learned:
     orders: int
     shards: dict[int, Parameters]
     corrected: bool
+    currency: str
 
     @property
     def parameters(self) -> Parameters:
@@ -135,6 +139,11 @@ class Reader:
         self._scale = 10**settings.vocabulary.minor_digits
         self._columns = stored_columns(settings.horizons_days)
         self._ranked = ranked_fields(settings.horizons_days)
+        self._longest = f"clv_{settings.horizons_days[-1]}d"
+        self._clock = Clock(settings.clock, settings.live_within_seconds)
+        self._view: View | None = None
+        self._view_read_at = 0.0
+        self._view_lock = asyncio.Lock()
 
     async def __aenter__(self) -> "Reader":
         return self
@@ -158,16 +167,68 @@ class Reader:
     async def customers(self, ids: list[str]) -> list[Score | None]:
         """Give the scores of customers, ``None`` for each that is not known."""
         prefix, partitions = self._settings.key_prefix, self._settings.partitions
+        homes = [partition_of(customer, partitions) for customer in ids]
         with mapped_errors():
             async with self._client.pipeline(transaction=False) as pipeline:
-                for customer in ids:
-                    key = customer_key(prefix, partition_of(customer, partitions), customer)
-                    pipeline.hmget(key, self._columns)
+                for customer, home in zip(ids, homes, strict=True):
+                    pipeline.hmget(customer_key(prefix, home, customer), *self._columns, STATE)
                 rows = await pipeline.execute()
+        scores: list[Score | None] = [None] * len(ids)
+        stored: list[Score] = []
+        packed: dict[int, list[int]] = {}
+        for at, (*fields, state) in enumerate(rows):
+            if None not in fields:
+                scores[at] = score = parse_score(ids[at], fields, self._columns)
+                stored.append(score)
+            elif state is not None:
+                packed.setdefault(homes[at], []).append(at)
+        if stored or packed:
+            view = await self._recent_view()
+            self._rank(stored, view.percentiles)
+            for home, places in packed.items():
+                states = [rows[at][-1] for at in places]
+                now_ms = await self._now_ms(home)
+                found = view.evaluate(home, [ids[at] for at in places], states, now_ms)
+                made = self._scores(found, view.percentiles.of(found.stored_clv))
+                for at, score in zip(places, made, strict=True):
+                    scores[at] = score
+        return scores
+
+    def _rank(self, scores: Sequence[Score], percentiles: Percentiles) -> None:
+        """Put in where customers stand now, by the clv of their last score."""
+        rows = cast("Sequence[dict[str, Any]]", scores)
+        buyers = [score for score in rows if score[self._longest] is not None]
+        clv = np.array([score[self._longest] for score in buyers]) * self._scale
+        for score, percentile in zip(buyers, percentiles.of(clv).tolist(), strict=True):
+            score[PERCENTILE] = round(percentile, 1)
+
+    async def _recent_view(self) -> View:
+        """Give what all shards had committed a short time ago."""
+        async with self._view_lock:
+            age = time.monotonic() - self._view_read_at
+            if self._view is None or age > VIEW_SECONDS:
+                self._view = await View.read(self._client, self._settings)
+                self._view_read_at = time.monotonic()
+            return self._view
+
+    async def _now_ms(self, partition: int) -> int:
+        """Give what is now for a shard; it is not before any event that has been committed."""
+        key = commit_key(self._settings.key_prefix, partition)
+        with mapped_errors():
+            last, live = await self._client.hmget(key, "max_event_at", "live")
+        return self._clock.now_ms(int(last or 0), was_live=live == b"1")
+
+    def _scores(self, found: Evaluated, percentile: FloatArray) -> list[Score]:
+        names = ("customer_id", *score_columns(self._settings.horizons_days))
+        rows = found.rows(percentile, self._settings.vocabulary.minor_digits)
         return [
-            parse_score(customer, row, self._columns)
-            for customer, row in zip(ids, rows, strict=True)
+            cast("Score", dict(zip(names, (customer, *row), strict=True)))
+            for customer, row in zip(found.ids, rows, strict=True)
         ]
+
+    async def currency(self) -> str:
+        """Give the currency in which the workers count money."""
+        return (await self._recent_view()).currency
 
     async def top(self, field: str, count: int) -> list[Score]:
         """Give the best customers over all shards by one of the ranked fields, best first.
@@ -245,17 +306,17 @@ class Reader:
         FaultError
             When what is in Redis cannot be read.
         """
-        partitions, horizons = range(self._settings.partitions), self._settings.horizons_days
-        models = await read_models(
-            self._client, self._settings.key_prefix, partitions, share_pieces(horizons)
-        )
-        shares = decode_shares(partitions, models, horizons)
+        return self._learned(await View.read(self._client, self._settings))
+
+    def _learned(self, view: View) -> Learned:
+        shares = view.shares
         return Learned(
-            pooled_knowledge(shares),
+            view.knowledge,
             sum(share.customers for share in shares.values()),
             sum(share.learner.orders for share in shares.values()),
             {partition: share.learner.parameters for partition, share in shares.items()},
             self._settings.ratio_correction == "auto",
+            view.currency,
         )
 
     async def equity(self, now_ms: int | None = None) -> dict[str, float]:
@@ -264,16 +325,19 @@ class Reader:
 
     async def outlook(self, now_ms: int | None = None) -> Outlook:
         """Give what all customers together are worth, and will spend; see :meth:`evaluate`."""
+        view = await View.read(self._client, self._settings)
+        now_ms = view.now_ms(self._clock) if now_ms is None else now_ms
         days = self._settings.horizons_days
+        digits = self._settings.vocabulary.minor_digits
         clv: dict[int, list[float]] = {horizon: [] for horizon in days}
         spend: dict[int, list[float]] = {horizon: [] for horizon in days}
-        async for one in self.evaluate(now_ms):
-            score = cast("dict[str, float | None]", one)
-            worth = score["expected_order_value"] or 0.0
-            for horizon in days:
-                clv[horizon].append(score[f"clv_{horizon}d"] or 0.0)
-                spend[horizon].append((score[f"expected_orders_{horizon}d"] or 0.0) * worth)
-        learned = await self.learned()
+        async for found in self._walk(view, await self._everybody(), now_ms):
+            ahead = found.ahead.potential
+            for nth, horizon in enumerate(days):
+                clv[horizon] += np.round(ahead.clv[nth], digits).tolist()
+                orders, worth = ahead.expected_orders[nth], ahead.expected_order_value
+                spend[horizon] += (orders * worth).tolist()
+        learned = self._learned(view)
         # Of the sum over all customers the corrector is a good guess before it is proven, too.
         in_scores = learned.knowledge.factor if learned.corrected else 1.0
         factor = learned.knowledge.learned_factor / in_scores if learned.corrected else 1.0
@@ -288,8 +352,9 @@ class Reader:
     async def evaluate(self, now_ms: int | None = None) -> AsyncIterator[Score]:
         """Give the score that every customer has at a moment, computed from the stored states.
 
-        A stored score is for the moment of the customer's last event; this brings the silence
-        since then into account. Costs a walk over all keys.
+        A stored score is for the moment of the customer's last event or sweep; this brings the
+        silence since then into account. Ranks are those among all customers at that moment. Costs
+        a walk over all keys, and all states are read twice.
 
         Parameters
         ----------
@@ -302,68 +367,43 @@ class Reader:
         FaultError
             When what is in Redis cannot be read.
         """
-        settings, prefix = self._settings, self._settings.key_prefix
-        with mapped_errors():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for partition in range(settings.partitions):
-                    pipeline.hgetall(commit_key(prefix, partition))
-                    pipeline.hgetall(model_key(prefix, partition))
-                answers = await pipeline.execute()
-        fields = [{k.decode(): v for k, v in record.items()} for record in answers[::2]]
-        if now_ms is None:
-            last = max((int(record.get("max_event_at", 0)) for record in fields), default=0)
-            live = any(record.get("live") == "1" for record in fields)
-            clock = Clock(settings.clock, settings.live_within_seconds)
-            now_ms = clock.now_ms(last, was_live=live)
-        models = [{k.decode(): v for k, v in pieces.items()} for pieces in answers[1::2]]
-        names = score_columns(settings.horizons_days)
-        shares = decode_shares(range(len(models)), models, settings.horizons_days)
-        knowledge = pooled_knowledge(shares)
-        percentiles = Percentiles(share.ranks for share in shares.values())
-        for partition, record in enumerate(fields):
-            totals = {name: int(record.get(f"total:{name}", 0)) for name in TOTALS}
-            try:
-                model = ShardModel(settings, models[partition])
-                async for ids, states in self._states(partition):
-                    customers = Customers(settings.half_life_days)
-                    words = settings.vocabulary
-                    value = current_value(
-                        customers,
-                        customers.add(ids, states),
-                        now_ms,
-                        minor_digits=words.minor_digits,
-                        bands=words.rfm,
-                    )
-                    records = customers.records[: len(ids)]
-                    signals = customers.signals[: len(ids)]
-                    past = Past(records["scored_at"], records["clv"], basis_of(value), signals)
-                    ahead = model.expect(value, signals, past, totals, knowledge, now_ms)
-                    percentile = percentiles.of(ahead.clv)
-                    rows = score_rows(value, ahead, percentile, now_ms, words.minor_digits)
-                    for customer, row in zip(ids, rows, strict=True):
-                        score = dict(zip(names, row, strict=True))
-                        yield cast("Score", {"customer_id": customer} | score)
-            except ValueError as error:
-                raise FaultError(
-                    f"partition {partition}: what is in Redis cannot be read: {error}"
-                ) from error
+        view = await View.read(self._client, self._settings)
+        now_ms = view.now_ms(self._clock) if now_ms is None else now_ms
+        everybody, ranks = await self._everybody(), Ranks()
+        async for found in self._walk(view, everybody, now_ms):
+            clv = found.ahead.clv
+            ranks.move(np.full(clv.size, np.nan), clv)
+        percentiles = Percentiles([ranks])
+        async for found in self._walk(view, everybody, now_ms):
+            for score in self._scores(found, percentiles.of(found.ahead.clv)):
+                yield score
 
-    async def _states(self, partition: int) -> AsyncIterator[tuple[list[str], list[bytes]]]:
-        """Give the packed states of a partition, some customers at a time."""
+    async def _everybody(self) -> dict[int, list[str]]:
+        """Give all customers by partition."""
+        # A scan may give a customer twice.
+        found: dict[int, set[str]] = {p: set() for p in range(self._settings.partitions)}
+        async for partition, ids in scan_customers(
+            self._client, self._settings.key_prefix, list(found)
+        ):
+            found[partition].update(ids)
+        return {partition: sorted(ids) for partition, ids in found.items()}
+
+    async def _walk(
+        self, view: View, everybody: dict[int, list[str]], now_ms: int
+    ) -> AsyncIterator[Evaluated]:
+        """Evaluate customers for a moment, some at a time."""
         prefix = self._settings.key_prefix
-        found: set[str] = set()  # a scan may give a customer twice
-        async for _, ids in scan_customers(self._client, prefix, [partition]):
-            found.update(ids)
-        customers = sorted(found)
-        for at in range(0, len(customers), SCAN_COUNT):
-            part = customers[at : at + SCAN_COUNT]
-            with mapped_errors():
-                async with self._client.pipeline(transaction=False) as pipeline:
-                    for customer in part:
-                        pipeline.hget(customer_key(prefix, partition, customer), "s")
-                    states = await pipeline.execute()
-            there = [(one, state) for one, state in zip(part, states, strict=True) if state]
-            yield [customer for customer, _ in there], [state for _, state in there]
+        for partition, customers in everybody.items():
+            for at in range(0, len(customers), SCAN_COUNT):
+                part = customers[at : at + SCAN_COUNT]
+                with mapped_errors():
+                    async with self._client.pipeline(transaction=False) as pipeline:
+                        for customer in part:
+                            pipeline.hget(customer_key(prefix, partition, customer), STATE)
+                        states = await pipeline.execute()
+                there = [one for one, state in zip(part, states, strict=True) if state]
+                found = [state for state in states if state]
+                yield view.evaluate(partition, there, found, now_ms)
 
     async def scan(self) -> AsyncIterator[Score]:
         """Give the score of every customer, in no order. Costs a walk over all keys."""
@@ -388,15 +428,11 @@ class Reader:
             await asyncio.sleep(0.1)
 
 
-def parse_score(
-    customer_id: str, row: Sequence[bytes | None], columns: Sequence[str]
-) -> Score | None:
+def parse_score(customer_id: str, row: Sequence[bytes], columns: Sequence[str]) -> Score:
     """Make a score of the fields of a customer's hash, in the order of ``columns``."""
-    if row[0] is None:
-        return None
     score: dict[str, Any] = {"customer_id": customer_id}
     for name, raw in zip(columns, row, strict=True):
-        text = (raw or b"").decode()
+        text = raw.decode()
         if name == MOVED_BY:
             score |= moved_parts(text)
         elif name in TEXTS:

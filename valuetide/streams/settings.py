@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -23,6 +32,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
+from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
 from valuetide.streams.webhooks.hook import Webhook
 
 LIKENESS = 0.9
@@ -42,9 +52,54 @@ def _or_none(value: object) -> object:
     return None if value == "" else value
 
 
+def _listed(value: object) -> object:
+    """Take 90,365 or [90, 365], as environment variables are text."""
+    if isinstance(value, str):
+        try:
+            return [
+                int(part) for part in value.strip().removeprefix("[").removesuffix("]").split(",")
+            ]
+        except ValueError:
+            raise ValueError("must be whole days that rise, as 90,365") from None
+    return value
+
+
 OptionalText = Annotated[str | None, BeforeValidator(_or_none)]
 OptionalSecret = Annotated[SecretStr | None, BeforeValidator(_or_none)]
 OptionalFile = Annotated[Path | None, BeforeValidator(_or_none)]
+
+
+class CustomerAlerts(BaseModel):
+    """Alerts about single customers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rules: Annotated[
+        tuple[Literal["at_risk", "growth", "won_back"], ...],
+        Field(description="Which; none: []"),
+    ] = ("at_risk", "growth", "won_back")
+    least_percentile: Annotated[
+        float, Field(ge=0, le=100, description="Rank by clv of whom is told, before a fall")
+    ] = 90.0
+    least_clv: Annotated[
+        float, Field(ge=0, description="And their clv, base currency, longest horizon")
+    ] = 0.0
+    least_stake: Annotated[
+        float, Field(ge=0, description="Money a day by which clv differs, at least")
+    ] = 0.0
+    fall_share: Annotated[
+        float, Field(gt=0, lt=1, description="at_risk: share by which p_alive or clv fell")
+    ] = 0.5
+    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 3.0
+    won_back_p_alive: Annotated[
+        float, Field(ge=0, le=1, description="won_back: p_alive before the order was below")
+    ] = 0.2
+    per_day: Annotated[
+        int, Field(ge=1, le=10_000, description="Of all shards, each at least one; twice if bigger")
+    ] = 20
+    accept_days: Annotated[
+        float, Field(gt=0, description="An alert that lasts so long ends: it is the new normal")
+    ] = 28.0
 
 
 class SettingsError(FaultError):
@@ -97,12 +152,17 @@ class Settings(BaseSettings):
     ] = 4
     replication: Annotated[int, Field(ge=1, le=9, description="Copies of each topic")] = 1
     vocabulary: Vocabulary = Vocabulary()
+    series: SeriesSettings = SeriesSettings()
+    alerts: AlertSettings = AlertSettings()
+    customer_alerts: CustomerAlerts = CustomerAlerts()
 
     half_life_days: Annotated[
         float, Field(ge=30, le=36_500, description="Of decayed_value; fixed for a given state")
     ] = 90.0
     horizons_days: Annotated[
         tuple[Annotated[int, Field(ge=1, le=3_650)], ...],
+        NoDecode,
+        BeforeValidator(_listed),
         Field(min_length=1, max_length=4, description="How far clv looks, rising; names fields"),
     ] = DEFAULT_HORIZONS
     yearly_discount: Annotated[

@@ -1,11 +1,13 @@
 """A shard: the customers of one partition of the three input topics, and what is done to them.
 
-    chunk -> decode -> resolve rows -> fold -> score -> publish -> commit
+    chunks -> decode -> resolve rows -> fold -> score -> publish -> commit
 
-One task per shard takes chunks from a queue and does the steps up to ``score`` one chunk after the
-other; publishing and committing follow in tasks of their own, so that the next chunk is worked on
-while earlier ones wait for the network. Publishing keeps the order of the chunks, and so does
-committing; a commit is made only when all that its chunk sends out has been acknowledged.
+One task per shard takes what waits of all three topics from a queue as one batch, and does the
+steps up to ``score`` one batch after the other: each topic's events are decoded and folded by
+themselves, then all customers that any of them changed are scored once. Publishing and committing
+follow in tasks of their own, so that the next batch is worked on while earlier ones wait for the
+network. Publishing keeps the order of the batches, and so does committing; a commit is made only
+when all that its batch sends out has been acknowledged.
 
 When anything fails, everything in memory is dropped: the shard reads its record from the store,
 has the transport set its positions back to it, and goes on from there. Chunks that were fetched
@@ -18,7 +20,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -30,15 +32,17 @@ from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
+from valuetide.streams.closings import Closings
+from valuetide.streams.customer_alerts import UNTOLD
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Pool
-from valuetide.streams.publish import Delivery, Outgoing
+from valuetide.streams.publish import Delivery, Outgoing, alert_messages
 from valuetide.streams.records import score_columns, score_messages
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_memory import Scored, ShardMemory
+from valuetide.streams.shard_memory import Part, Scored, ShardMemory
 from valuetide.streams.sorting_out import dead_letters, strays
 from valuetide.streams.store import (
     Commit,
@@ -47,6 +51,7 @@ from valuetide.streams.store import (
     StateStore,
     StoreUnavailableError,
 )
+from valuetide.streams.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -106,21 +111,37 @@ class Services:
     writer: str
     decoders: dict[Role, Decoder]
     pool: Pool
+    closings: Closings
+    turns: Turns = field(default_factory=Turns)
+
+
+@dataclass(slots=True)
+class _Read:
+    """What a batch has of one topic: new records, what they say, and what goes elsewhere.
+
+    ``others`` are dead letters and re-published events, each with the offset that it came from.
+    """
+
+    role: Role
+    chunk: Chunk
+    decoded: Decoded
+    others: list[tuple[int, Outgoing]] = field(default_factory=list)
+    rejections: list[Rejection] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class _Step:
     """Customers who are scored, and wait to be published and committed.
 
-    By a chunk, or by a sweep, which has no role.
+    By a batch of events, or by a sweep, which has read nothing. ``others`` are by role and offset
+    of the event that they came from, ``counts`` by role and outcome.
     """
 
-    role: Role | None
     commit: Commit
     keys: list[bytes]
     messages: list[bytes]
-    others: list[tuple[int, Outgoing]]
-    counts: dict[str, int]
+    others: dict[tuple[Role, int], Outgoing]
+    counts: dict[Role, dict[str, int]]
     rejected: list[str]
     produced_at_ms: NDArray[np.float64]
 
@@ -130,6 +151,7 @@ class _Sweep:
     """Customers whose old scores are to be made again; how many were, ``None`` if interrupted."""
 
     ids: list[str]
+    fresh_too: bool
     asked_at: float
     made: "asyncio.Future[int | None]"
     taken: bool = False
@@ -239,6 +261,8 @@ class Shard:
             settings.model_refresh_seconds,
             settings.horizons_days,
         )
+        await services.closings.refresh(services.store, settings.model_refresh_seconds)
+        self._memory.series.close(services.closings, self.partition)
 
     def reposition(self) -> None:
         """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""
@@ -286,6 +310,11 @@ class Shard:
     def in_memory(self) -> int:
         """Number of customers held in memory."""
         return len(self._memory)
+
+    @property
+    def customers(self) -> int:
+        """Number of customers, in memory or not."""
+        return self._memory.counters["total:customers"]
 
     @property
     def why_paused(self) -> str:
@@ -374,43 +403,54 @@ class Shard:
         await self._slots.acquire()
         launched = False
         try:
+            await self._services.turns.mine()
             if self._failure is None and (self._queue or sweep):
                 self._busy = True
                 if sweep is not None:
                     step = await self._prepare_sweep(sweep)
                 else:
-                    chunk = self._next_chunk()
+                    chunks = self._next_chunks()
                     self._resume()
-                    step = await self._prepare(chunk)
+                    step = await self._prepare(chunks)
                 if step is not None:
                     self._launch(step)
                     launched = True
+                self._services.turns.over()
                 self._busy = False
                 self._quiet.set()
         finally:
             if not launched:
                 self._slots.release()
 
-    def _next_chunk(self) -> Chunk:
-        """Take the next chunk, and with it what else of its topic waits: one batch costs less."""
-        chunk = self._queue.popleft()
-        if chunk.records[0].offset < self.positions[self._roles[chunk.topic]]:
-            return chunk  # that there is something to judge must not be hidden
-        records = list(chunk.records)
-        most = self._services.settings.max_batch_events
+    def _next_chunks(self) -> list[Chunk]:
+        """Take what waits as one batch, a chunk of each topic: one batch costs less than several.
+
+        Of a topic the order is kept. A chunk below our position, or below what was taken, is a
+        matter of its own: that there is something to judge must not be hidden.
+        """
+        taken: dict[str, list[Record]] = {}
+        first: list[Chunk] = []
+        ended: set[str] = set()
+        room = self._services.settings.max_batch_events
         rest: deque[Chunk] = deque()
-        fits = True
-        for other in self._queue:
-            if other.topic == chunk.topic:
-                # Offsets that begin again below are a matter of their own.
-                fits &= len(records) + len(other.records) <= most
-                fits &= other.records[0].offset > records[-1].offset
-                if fits:
-                    records += other.records
-                    continue
-            rest.append(other)
+        for chunk in self._queue:
+            topic, begin = chunk.topic, chunk.records[0].offset
+            before = taken.get(topic)
+            fits = not first or len(chunk.records) <= room
+            if topic in ended or not fits or (before and begin <= before[-1].offset):
+                ended.add(topic)
+                rest.append(chunk)
+                continue
+            room -= len(chunk.records)
+            if before is not None:
+                before += chunk.records
+            else:
+                taken[topic] = list(chunk.records)
+                first.append(chunk)
+                if begin < self.positions[self._roles[topic]]:
+                    ended.add(topic)
         self._queue = rest
-        return replace(chunk, records=records)
+        return [replace(chunk, records=taken[chunk.topic]) for chunk in first]
 
     def _sweeps_now(self) -> bool:
         """Whether a sweep is asked for and events do not come first."""
@@ -490,6 +530,8 @@ class Shard:
             self.partition, services.settings, services.writer, record, services.pool
         )
         self.committed = dict(self._memory.positions)
+        self._committed_event_at = self._memory.max_event_at
+        self._untold = int(record.fields.get(UNTOLD, 0))
 
     # -- sweep --------------------------------------------------------------------------------
 
@@ -510,15 +552,19 @@ class Shard:
         return int(self._services.settings.refresh_seconds * 500.0)
 
     def sweep_begins(self) -> int:
-        """Give the moment of the shard, for :meth:`sweep_ended`."""
-        return self._now_ms()
+        """Give the moment up to which all is committed, for :meth:`sweep_ended`.
+
+        A walk does not meet a new customer whose commit is still on its way.
+        """
+        live = self._memory.live
+        return self._services.clock.now_ms(self._committed_event_at, was_live=live)
 
     def sweep_ended(self, moment: int) -> None:
         """Note that all customers were looked at since a moment; kept with the next commit."""
         self._memory.swept_at = moment
 
-    async def sweep(self, ids: list[str]) -> int | None:
-        """Score customers again whose score is old, between events.
+    async def sweep(self, ids: list[str], *, fresh_too: bool = False) -> int | None:
+        """Score customers again whose score is old, or all of them, between events.
 
         Returns
         -------
@@ -527,7 +573,8 @@ class Shard:
         """
         if not self._working:
             return None
-        sweep = _Sweep(ids, time.monotonic(), asyncio.get_running_loop().create_future())
+        made = asyncio.get_running_loop().create_future()
+        sweep = _Sweep(ids, fresh_too, time.monotonic(), made)
         self._sweep = sweep
         self._wake.set()
         return await sweep.made
@@ -563,92 +610,98 @@ class Shard:
         scored = memory.score_again(
             [one for one in sweep.ids if one not in gone],
             now_ms,
-            older_than_ms=now_ms - self._half_interval_ms,
+            older_than_ms=now_ms - (0 if sweep.fresh_too else self._half_interval_ms),
         )
         metrics.stage("sweep", started)
         if scored is None:
             self._end_sweep(0)
             return None
         return _Step(
-            role=None,
             commit=memory.commit(scored, {}),
             keys=[customer.encode() for customer in scored.ids],
             messages=self._messages(scored),
-            others=[],
+            others={},
             counts={},
             rejected=[],
             produced_at_ms=np.zeros(0),
         )
 
-    # -- one chunk ----------------------------------------------------------------------------
+    # -- one batch ----------------------------------------------------------------------------
 
-    async def _prepare(self, chunk: Chunk) -> _Step | None:
-        metrics = self._services.metrics
-        role = self._roles[chunk.topic]
-        records = self._unread(role, chunk)
-        if not records:
-            return None
+    async def _prepare(self, chunks: Sequence[Chunk]) -> _Step | None:
+        metrics, memory = self._services.metrics, self._memory
         started = time.perf_counter()
-        decoded = self._services.decoders[role].decode(
-            [record.value for record in records], self._services.clock.wall_ms()
-        )
+        unread = [one for chunk in chunks if (one := self._unread(chunk)) is not None]
+        if not unread:
+            return None
+        reads = [self._decode(chunk) for chunk in unread]
         metrics.stage("decode", started)
 
-        others: list[tuple[int, Outgoing]] = []
-        rejections = list(decoded.rejections)
         started = time.perf_counter()
-        decoded = await self._resolve(chunk, records, decoded, others, rejections)
+        await self._resolve(reads)
         await self._refresh_pool()
         metrics.stage("load", started)
 
-        memory = self._memory
         started = time.perf_counter()
-        folded = memory.fold(role, decoded)
+        parts = [memory.fold(read.role, read.decoded) for read in reads]
         metrics.stage("fold", started)
 
         started = time.perf_counter()
-        now_ms = self._now_ms()
-        scored = memory.score(role, decoded, folded, now_ms)
+        scored = memory.score(parts, self._now_ms())
         metrics.stage("score", started)
 
         started = time.perf_counter()
-        rerouted = len(others)
-        topic = self._services.settings.topics.dead_letters
-        rejected_at = datetime.fromtimestamp(self._services.clock.wall(), UTC)
-        others += dead_letters(topic, chunk, records, rejections, rejected_at)
         counts = {
-            "folded": int(folded.accepted.sum()),
-            "duplicate": int((~folded.accepted).sum()),
-            "dead_letter": len(rejections),
-            "rerouted": rerouted,
+            read.role: self._sort_out(read, part) for read, part in zip(reads, parts, strict=True)
         }
-        memory.count(role, counts)
-        self._watch_flood(role, len(records), rejections)
+        records = [record for read in reads for record in read.chunk.records]
         step = _Step(
-            role=role,
-            commit=memory.commit(scored, memory.sum_months(role, decoded, folded)),
+            commit=memory.commit(scored, memory.sum_months(parts)),
             keys=[customer.encode() for customer in scored.ids],
             messages=self._messages(scored),
-            others=others,
+            others={(read.role, offset): out for read in reads for offset, out in read.others},
             counts=counts,
-            rejected=[rejection.field for rejection in rejections],
+            rejected=[rejection.field for read in reads for rejection in read.rejections],
             produced_at_ms=np.fromiter((r.timestamp for r in records), np.float64, len(records)),
         )
         metrics.stage("encode", started)
         return step
 
-    def _unread(self, role: Role, chunk: Chunk) -> Sequence[Record]:
-        """Give the records that were not folded yet, and count them as read."""
-        positions = self._memory.positions
-        position = positions[role]
+    def _decode(self, chunk: Chunk) -> _Read:
+        role = self._roles[chunk.topic]
+        values = [record.value for record in chunk.records]
+        decoded = self._services.decoders[role].decode(values, self._services.clock.wall_ms())
+        return _Read(role, chunk, decoded, rejections=list(decoded.rejections))
+
+    def _sort_out(self, read: _Read, part: Part) -> dict[str, int]:
+        """Make the dead letters of a topic's events; give how many events had which outcome."""
+        rerouted = len(read.others)
+        if read.rejections:
+            topic = self._services.settings.topics.dead_letters
+            rejected_at = datetime.fromtimestamp(self._services.clock.wall(), UTC)
+            read.others += dead_letters(topic, read.chunk, read.rejections, rejected_at)
+        folded = int(np.count_nonzero(part.folded.accepted))
+        counts = {
+            "folded": folded,
+            "duplicate": part.folded.accepted.size - folded,
+            "dead_letter": len(read.rejections),
+            "rerouted": rerouted,
+        }
+        self._memory.count(read.role, counts)
+        self._watch_flood(read.role, len(read.chunk.records), read.rejections)
+        return counts
+
+    def _unread(self, chunk: Chunk) -> Chunk | None:
+        """Give the records that were not folded yet, and count them as read; ``None`` for none."""
+        role = self._roles[chunk.topic]
+        position = self.positions[role]
         records = chunk.records
-        if records[0].offset < position and self._reset(role, chunk):
-            position = records[0].offset
-        elif records[0].offset < position:
+        if records[0].offset < position and not self._reset(role, chunk):
             records = [record for record in records if record.offset >= position]
-        if records:
-            positions[role] = records[-1].offset + 1
-        return records
+        if not records:
+            return None
+        self.positions[role] = records[-1].offset + 1
+        return replace(chunk, records=records)
 
     def _reset(self, role: Role, chunk: Chunk) -> bool:
         """Tell whether the log was found to begin anew, or raise where that must not be.
@@ -670,31 +723,27 @@ class Shard:
             return True
         raise lost_position(chunk.topic, self.partition, position)
 
-    async def _resolve(
-        self,
-        chunk: Chunk,
-        records: Sequence[Record],
-        decoded: Decoded,
-        others: list[tuple[int, Outgoing]],
-        rejections: list[Rejection],
-    ) -> Decoded:
+    async def _resolve(self, reads: Sequence[_Read]) -> None:
         """Make sure that every event's customer has a row; send away those of other shards."""
-        unknown = self._memory.unknown(decoded.customer)
+        memory = self._memory
+        unknown = memory.unknown([c for read in reads for c in read.decoded.customer])
         if not unknown:
-            return decoded
+            return
         partitions = self._services.settings.partitions
         elsewhere = {c: p for c in unknown if (p := partition_of(c, partitions)) != self.partition}
         if elsewhere:
-            sent_on, refused = strays(chunk, records, decoded, elsewhere)
-            others += sent_on
-            rejections += refused
-            decoded = decoded.take(np.array([c not in elsewhere for c in decoded.customer], bool))
+            for read in reads:
+                read.others, refused = strays(read.chunk, read.decoded, elsewhere)
+                read.rejections += refused
+                ours = [customer not in elsewhere for customer in read.decoded.customer]
+                read.decoded = read.decoded.take(np.array(ours, bool))
             unknown = [customer for customer in unknown if customer not in elsewhere]
         if await self._make_room():
-            unknown = self._memory.unknown(decoded.customer)
+            unknown = memory.unknown([c for read in reads for c in read.decoded.customer])
         states = await self._services.store.read_states(self.partition, unknown)
-        self._memory.add_customers(unknown, states)
-        return decoded
+        # Others may have had their turns meanwhile; what follows takes as long as a batch.
+        await self._services.turns.mine()
+        memory.add_customers(unknown, states)
 
     async def _make_room(self) -> bool:
         """Drop all customers from memory, where there are too many; whether that was so.
@@ -739,14 +788,14 @@ class Shard:
         if sent_before is not None:
             await sent_before.wait()
         started = time.perf_counter()
-        others = {(step.role, offset): message for offset, message in step.others if step.role}
-        due = [message for source, message in others.items() if source not in self._delivered]
+        due = [out for source, out in step.others.items() if source not in self._delivered]
+        due += alert_messages(self._services.settings.topics.alerts, step.commit.alerts)
         delivery = await self._services.sender.send(
             topic, self.partition, step.keys, step.messages, due
         )
         sent.set()
         await delivery.wait()
-        self._delivered.update(others)
+        self._delivered.update(step.others)
         metrics.stage("publish", started)
         if made_before is not None:
             await made_before.wait()
@@ -760,27 +809,29 @@ class Shard:
             metrics.commits.labels("failed").inc()
             raise
         made.set()
-        self._delivered.difference_update(others)
+        self._delivered.difference_update(step.others)
         self._made_progress(step.commit.sequence)
         self._measure(step)
         metrics.commit_seconds.observe(time.perf_counter() - started)
         self.committed = {role: int(step.commit.fields[f"offset:{role}"]) for role in INPUTS}
+        self._committed_event_at = int(step.commit.fields["max_event_at"])
         self._memory.floors = floors
 
     def _measure(self, step: _Step) -> None:
         """Count what is committed now; what is done again after a failure counts once."""
         metrics = self._services.metrics
         metrics.commits.labels("committed").inc()
-        if step.role is None:
+        untold = int(step.commit.fields[UNTOLD])
+        metrics.alerted(step.commit.alerts, untold - self._untold)
+        self._untold = untold
+        if not step.counts:
             metrics.swept_customers.inc(len(step.keys))
             self._end_sweep(len(step.keys))
             return
-        topic = getattr(self._services.settings.topics, step.role)
-        for outcome, count in step.counts.items():
-            metrics.events.labels(topic, outcome).inc(count)
-        for field in step.rejected:
-            metrics.dead_letters.labels(field).inc()
-        metrics.batch_events.labels(topic).observe(len(step.produced_at_ms))
+        for role, counts in step.counts.items():
+            metrics.batch(getattr(self._services.settings.topics, role), counts)
+        for name in step.rejected:
+            metrics.dead_letters.labels(name).inc()
         wall = self._services.clock.wall_ms()
         metrics.event_delay.observe_many((wall - step.produced_at_ms) / 1000.0)
         metrics.watermark(

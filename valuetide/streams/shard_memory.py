@@ -27,12 +27,14 @@ from valuetide.scoring.fold import (
     fold,
 )
 from valuetide.scoring.signals import NO_SIGNAL, SIGNALS
+from valuetide.streams.customer_alerts import CustomerWatch, Scores
 from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
-from valuetide.streams.store import Commit, ShardRecord
+from valuetide.streams.shard_series import ShardSeries
+from valuetide.streams.store import AlertStep, Commit, ShardRecord
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
 MONTH_WIDTH = 6
@@ -48,13 +50,23 @@ def settings_mark(settings: Settings) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """The events of one topic in a batch, and what folding them did."""
+
+    role: Role
+    decoded: Decoded
+    folded: Folded
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
-    """The customers that a batch changed, ``m``, with their new score fields and ranks."""
+    """The customers that a batch changed, ``m``, with their new score fields, ranks and alerts."""
 
     ids: list[str]
     rows: NDArray[np.intp]
     fields: list[tuple[Any, ...]]
     top: dict[str, list[tuple[float, str]]]
+    alerts: list[AlertStep]
 
 
 class ShardMemory:
@@ -108,6 +120,7 @@ class ShardMemory:
                 f"partition {partition}: its record in Redis cannot be read: {error}"
             ) from error
         self.forget_customers()
+        self._blank = self._make_blank()
 
     def _load(self, record: ShardRecord) -> None:
         fields = record.fields
@@ -127,6 +140,8 @@ class ShardMemory:
             month: np.array(sums.split(), np.int64) for month, sums in record.months.items()
         }
         self._model = ShardModel(self._settings, record.model)
+        self.series = ShardSeries(self._settings, record)
+        self._alerts = CustomerWatch(self._settings, fields, record.alerts)
 
     def __len__(self) -> int:
         return len(self._customers)
@@ -164,14 +179,35 @@ class ShardMemory:
                 f"partition {self.partition}: a customer's state in Redis cannot be read: {error}"
             ) from error
         self.counters["total:customers"] += states.count(None)
+        self._reserve(len(self._customers))
+        for column, blank in zip(self._columns, self._blank, strict=True):
+            column[..., rows] = blank
+        known = rows[[state is not None for state in states]]
+        if known.size:
+            self._note(known)
+
+    def _make_blank(self) -> tuple[NDArray[Any], ...]:
+        """Give the columns of a customer of whom nothing is known yet; nobody may be in memory."""
+        row = self._customers.add([""], [None])
+        self._reserve(1)
+        self._note(row)
+        blank = tuple(column[..., row] for column in self._columns)
+        self.forget_customers()
+        return blank
+
+    def _note(self, rows: NDArray[np.intp]) -> None:
+        """Note what the last score of customers said and rested on, as their states have it."""
         # Any moment gives the same rank values, as long as its weight does not overflow.
         value = self._value(rows, LANDMARK_MS)
-        self._reserve(len(self._customers))
         self._scored[:, rows] = _totals(value)
         self._basis[:, rows] = basis_of(value)
         self._signals[rows] = self._customers.signals[rows]
         ranks = self._rank_values(value, self._customers.records["clv"][rows], LANDMARK_MS)
         self._ranks[:, rows] = ranks
+
+    @property
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self._scored, self._basis, self._signals, self._ranks
 
     def _reserve(self, count: int) -> None:
         """Make room for rows, twice as much as there was."""
@@ -184,29 +220,46 @@ class ShardMemory:
             self._ranks = np.pad(self._ranks, wider)
             self._signals = np.concatenate([self._signals, np.zeros(more, SIGNALS)])
 
-    def fold(self, role: Role, decoded: Decoded) -> Folded:
-        """Fold events, all of whose customers have a row, and count them."""
+    def fold(self, role: Role, decoded: Decoded) -> Part:
+        """Fold events of a topic, all of whose customers have a row, and count them."""
         index = self._customers.index
         rows = np.fromiter((index[c] for c in decoded.customer), np.intp, len(decoded.customer))
         folded = fold(self._customers, _batch(role, decoded, rows))
         if len(decoded.at):
             self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
+            self.series.note_time(role, int(decoded.at.max()))
         self.counters["unmatched"] += folded.unmatched
-        return folded
+        scored = dict(zip(TOTALS, self._scored, strict=True))
+        self.series.fold(role, decoded, folded.accepted, rows, scored)
+        return Part(role, decoded, folded)
 
-    def score(self, role: Role, decoded: Decoded, folded: Folded, now_ms: int) -> Scored:
-        """Score the customers whom events changed for a moment.
+    def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
+        """Score the customers whom the parts of a batch changed, for a moment.
 
         Totals and ranks are brought up to date, and what orders teach is learned before.
+
+        Parameters
+        ----------
+        parts
+            What was folded, one for a topic at most, at least one.
+        now_ms
+            The moment.
         """
-        rows = folded.rows
+        rows = parts[0].folded.rows
+        if len(parts) > 1:
+            rows = np.unique(np.concatenate([part.folded.rows for part in parts]))
         ids = [self._customers.ids[row] for row in rows.tolist()]
         value = self._value(rows, now_ms)
         self._total(rows, value)
-        if role == "orders":
-            self._learn(decoded, folded, ids, value, now_ms)
-        else:
-            self._note_signals(decoded, folded, now_ms)
+        for part in parts:
+            if part.role == "orders":
+                # Of those alone who have new orders, so that what is learned is the same bytes
+                # whoever else was in the batch.
+                where = np.searchsorted(rows, part.folded.rows)
+                named = [ids[place] for place in where.tolist()]
+                self._learn(part, named, value.take(where), now_ms)
+            else:
+                self._note_signals(part, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
 
     def score_again(self, ids: Sequence[str], now_ms: int, older_than_ms: int) -> Scored | None:
@@ -259,12 +312,23 @@ class ShardMemory:
         self._signals[rows] = signals
         top = self._rank(rows, self._rank_values(value, clv, now_ms))
         percentile = pool.percentiles.of(ahead.clv)
+        scores = Scores(
+            ids=ids,
+            flags=records["flags"][rows],
+            past=past,
+            basis=self._basis[:, rows],
+            ahead=ahead,
+            percentile=percentile,
+            totals=totals,
+            now_ms=now_ms,
+        )
+        records["flags"][rows], alerts = self._alerts.look(scores, model, pool)
         digits = self._settings.vocabulary.minor_digits
-        return Scored(ids, rows, score_rows(value, ahead, percentile, now_ms, digits), top)
+        fields = score_rows(value, ahead, percentile, now_ms, digits)
+        return Scored(ids, rows, fields, top, alerts)
 
-    def _learn(
-        self, decoded: Decoded, folded: Folded, ids: list[str], value: CurrentValue, now_ms: int
-    ) -> None:
+    def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
+        decoded, folded = part.decoded, part.folded
         placed = np.flatnonzero(folded.accepted & (decoded.kind == KIND_PLACED))
         index = self._customers.index
         customers = decoded.customer
@@ -274,10 +338,11 @@ class ShardMemory:
         if self._model.learn(ids, value, whose, at, amount, now_ms):
             self.join_pool()
 
-    def _note_signals(self, decoded: Decoded, folded: Folded, now_ms: int) -> None:
+    def _note_signals(self, part: Part, now_ms: int) -> None:
         if self._model.evidence is None:
             return
-        said = np.flatnonzero(folded.accepted & (decoded.signal != NO_SIGNAL))
+        decoded = part.decoded
+        said = np.flatnonzero(part.folded.accepted & (decoded.signal != NO_SIGNAL))
         ids = [decoded.customer[i] for i in said.tolist()]
         self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
 
@@ -300,6 +365,8 @@ class ShardMemory:
                 "live": int(self.live),
                 "settings": self._mark,
                 **self.counters,
+                **self.series.fields(),
+                **self._alerts.fields,
             },
             months=months,
             ids=scored.ids,
@@ -307,6 +374,8 @@ class ShardMemory:
             rows=stored_rows(scored.fields),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
+            series=self.series.changes(self.max_event_at, self.counters["total:equity"]),
+            alerts=scored.alerts,
         )
 
     def _value(self, rows: NDArray[np.intp], now_ms: int) -> CurrentValue:
@@ -346,11 +415,15 @@ class ShardMemory:
         for name, delta in zip(TOTALS, change.tolist(), strict=True):
             self.counters[f"total:{name}"] += delta
 
-    def sum_months(self, role: Role, decoded: Decoded, folded: Folded) -> dict[str, str]:
+    def sum_months(self, parts: Sequence[Part]) -> dict[str, str]:
         """Add accepted order events to their months; gives the months that changed."""
-        if role != "orders" or not folded.accepted.any():
-            return {}
-        new = folded.accepted
+        changed: dict[str, str] = {}
+        for part in parts:
+            if part.role == "orders" and part.folded.accepted.any():
+                changed |= self._sum_months(part.decoded, part.folded.accepted)
+        return changed
+
+    def _sum_months(self, decoded: Decoded, new: NDArray[np.bool_]) -> dict[str, str]:
         sums = month_sums(decoded.at[new], decoded.kind[new], decoded.amount[new])
         for month, values in sums.items():
             self.months[month] = self.months.get(month, np.zeros(MONTH_WIDTH, np.int64)) + values

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
+from valuetide.scoring.arrays import DAY_MS, BoolArray, FloatArray, IntArray
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
 from valuetide.scoring.lifetime.evidence import (
     FEEDBACK,
     INTERACTIONS,
+    NOTHING,
     Counts,
     Rates,
     log_odds_gained,
@@ -24,9 +25,18 @@ from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.moved import PARTS, moved_by
 from valuetide.scoring.lifetime.pieces import Changes, assemble
+from valuetide.scoring.lifetime.purchases import p_alive
 from valuetide.scoring.lifetime.ranks import Ranks
 from valuetide.scoring.lifetime.sample import Exact, Orders
-from valuetide.scoring.lifetime.value import Facts, Terms, histories, potential, yield_rate
+from valuetide.scoring.lifetime.value import (
+    Facts,
+    Terms,
+    clv,
+    histories,
+    potential,
+    yield_rate,
+)
+from valuetide.scoring.signals import SIGNALS
 from valuetide.streams.pool import Knowledge, Share
 from valuetide.streams.records import Ahead
 from valuetide.streams.settings import Settings
@@ -55,6 +65,10 @@ class Past:
     clv: FloatArray
     basis: IntArray
     signals: NDArray[np.void]
+
+    def __getitem__(self, part: IntArray | BoolArray) -> "Past":
+        """Give the same of some of them."""
+        return Past(self.scored_at[part], self.clv[part], self.basis[:, part], self.signals[part])
 
 
 def basis_of(value: CurrentValue) -> IntArray:
@@ -91,6 +105,13 @@ class ShardModel:
         self._scale = 10.0**settings.vocabulary.minor_digits
         self._terms = Terms(tuple(days / 7.0 for days in self._horizons), settings.yearly_discount)
         self._corrected = settings.ratio_correction == "auto"
+
+    @classmethod
+    def of_share(cls, settings: Settings, share: Share) -> "ShardModel":
+        """Give a model that expects as the one does that a share is of; it is not to learn."""
+        model = cls(settings, {})
+        model.learner = share.learner
+        return model
 
     def learn(
         self,
@@ -203,15 +224,15 @@ class ShardModel:
         facts = self._facts(basis_of(value)[:, buyers], signals[buyers], rates, totals, now_ms)
         intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
         found = potential(knowledge.parameters, facts, self._terms, intervals)
-        factor = knowledge.factor if self._corrected else 1.0
+        factor = self._factor(knowledge)
         if factor != 1.0:
-            orders, clv = found.expected_orders * factor, found.clv * factor
-            found = replace(found, expected_orders=orders, clv=clv)
+            orders, value_ahead = found.expected_orders * factor, found.clv * factor
+            found = replace(found, expected_orders=orders, clv=value_ahead)
         # Nothing to be had is 0, never -0.
-        clv = np.round(found.clv[-1] * self._scale) + 0.0
+        worth = np.round(found.clv[-1] * self._scale) + 0.0
         # A first score moved by the order that it is for, and by nothing else.
         moved = np.zeros((len(PARTS), buyers.size))
-        moved[PARTS.index("orders")] = clv
+        moved[PARTS.index("orders")] = worth
         known = np.flatnonzero(~np.isnan(past.clv[buyers]))
         if known.size:
             who = buyers[known]
@@ -222,12 +243,52 @@ class ShardModel:
                 self._minor(before, factor),
                 past.clv[who],
                 self._minor(facts[known], factor),
-                clv[known],
+                worth[known],
                 knowledge.parameters,
                 self._terms,
             )
-            moved[:, known] = parts.in_units(clv[known] - past.clv[who])
-        return Ahead(self._horizons, buyers, found, clv, moved)
+            moved[:, known] = parts.in_units(worth[known] - past.clv[who])
+        return Ahead(self._horizons, buyers, found, worth, moved)
+
+    def worth_at_order(
+        self, basis: IntArray, totals: Mapping[str, int], knowledge: Knowledge
+    ) -> FloatArray:
+        """Give what customers were worth just after their newest order, minor units, ``(n,)``.
+
+        Parameters
+        ----------
+        basis
+            ``(6, n)``, rows in the order of ``BASIS``.
+        totals, knowledge
+            As in :meth:`expect`: those of today.
+        """
+        silent = np.zeros(basis.shape[1], SIGNALS)
+        then = self._facts(basis, silent, NOTHING, totals, basis[BASIS.index("last_order_at")])
+        worth = self._minor(then, self._factor(knowledge))
+        found: FloatArray = clv(knowledge.parameters, worth, self._terms)[-1]
+        return found
+
+    def foreseen(self, past: Past, totals: Mapping[str, int], knowledge: Knowledge) -> FloatArray:
+        """Give the upper end of the interval at the last score, minor units, ``(n,)``.
+
+        For the longest horizon, with ``totals`` and ``knowledge`` of today.
+        """
+        then = self._facts(past.basis, past.signals, knowledge.rates, totals, past.scored_at)
+        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
+        found = potential(knowledge.parameters, then, self._terms, intervals)
+        high: FloatArray = found.high[-1] * self._scale
+        return high
+
+    def alive_waiting(self, past: Past, at: IntArray, knowledge: Knowledge) -> FloatArray:
+        """Give P(alive) at later moments, ms, ``(n,)``, had nothing come since the last score."""
+        _, _, frequency, first_at, last_at, _ = past.basis
+        seen = histories(frequency, first_at // DAY_MS, last_at // DAY_MS, at)
+        gained = _gained(knowledge.rates, past.signals, first_at // DAY_MS, at)
+        total = None if gained is None else gained.sum(axis=0)
+        return p_alive(knowledge.parameters.purchases, seen, total)
+
+    def _factor(self, knowledge: Knowledge) -> float:
+        return knowledge.factor if self._corrected else 1.0
 
     def _facts(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from valuetide.streams.chunk import Chunk, Record
+from valuetide.streams.chunk import Chunk
 from valuetide.streams.decode import Decoded, Rejection
 from valuetide.streams.publish import Outgoing
 
@@ -12,14 +12,14 @@ REROUTED_HEADER = "valuetide-rerouted"
 
 
 def strays(
-    chunk: Chunk, records: Sequence[Record], decoded: Decoded, elsewhere: dict[str, int]
+    chunk: Chunk, decoded: Decoded, elsewhere: dict[str, int]
 ) -> tuple[list[tuple[int, Outgoing]], list[Rejection]]:
     """Sort out events of customers that belong in other partitions.
 
     Parameters
     ----------
-    chunk, records, decoded
-        The chunk, those of its records that are new, and what they say.
+    chunk, decoded
+        The chunk, and what its records say.
     elsewhere
         Customer to the partition that it belongs in.
 
@@ -36,7 +36,7 @@ def strays(
         partition = elsewhere.get(customer)
         if partition is None:
             continue
-        record = records[index]
+        record = chunk.records[index]
         if any(name == REROUTED_HEADER for name, _ in record.headers):
             reason = (
                 f"customer_id: belongs in partition {partition}, and was already re-published "
@@ -54,7 +54,6 @@ def strays(
 def dead_letters(
     topic: str,
     chunk: Chunk,
-    records: Sequence[Record],
     rejections: Sequence[Rejection],
     rejected_at: datetime,
 ) -> list[tuple[int, Outgoing]]:
@@ -67,7 +66,7 @@ def dead_letters(
     """
     letters: list[tuple[int, Outgoing]] = []
     for rejection in rejections:
-        record = records[rejection.index]
+        record = chunk.records[rejection.index]
         headers = {
             "reason": rejection.reason,
             "source_topic": chunk.topic,

@@ -95,6 +95,7 @@ class Worker:
             asyncio.create_task(self._announce(app, on_ready)),
             asyncio.create_task(self._watch_broker(app)),
             asyncio.create_task(self._sweep(app)),
+            asyncio.create_task(self._watch_series(app)),
             asyncio.create_task(self._deliver(app)),
         ]
         try:
@@ -116,6 +117,14 @@ class Worker:
         await app.assigned.wait()
         try:
             await app.engine.sweeper.run()
+        except Exception as error:
+            app.on_fault(error)
+
+    async def _watch_series(self, app: App) -> None:
+        """Look for shifts."""
+        await app.assigned.wait()
+        try:
+            await app.engine.watch.run()
         except Exception as error:
             app.on_fault(error)
 

@@ -10,7 +10,7 @@ from tests.support.stream import fold_events, repacked, value
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.ledger import MAX_MONEY, MAX_TIME
-from valuetide.scoring.packed import RECORD_BYTES
+from valuetide.scoring.packed import FALLEN, RECORD_BYTES, WATCHED
 
 
 def packed(*events: Event) -> bytes:
@@ -97,6 +97,18 @@ def test_the_last_score_stands_in_the_header() -> None:
     assert again.pack(row) == [blob]
 
 
+def test_marks_of_alerts_stand_among_the_flags() -> None:
+    customers = Customers()
+    row = customers.add(["ann"], [packed(*ORDERS[:2])])
+    customers.records["flags"][row] |= WATCHED | FALLEN
+    blob = customers.pack(row)[0]
+    assert blob[3] == 2 + WATCHED + FALLEN
+    again = Customers()
+    again.add(["ann"], [blob])
+    assert again.records["flags"][0] == WATCHED | FALLEN
+    assert again.pack(row) == [blob]
+
+
 @pytest.mark.parametrize("count", [0, 1, 3, 19])
 def test_every_truncation_and_every_byte_too_many_is_refused(count: int) -> None:
     visit = Event(96, "interaction", 40 * DAY)
@@ -115,7 +127,8 @@ def test_every_truncation_and_every_byte_too_many_is_refused(count: int) -> None
         (0, 2, "unknown layout version"),
         (1, 17, "too many open entries"),
         (2, 3, "wrong number of event ids"),
-        (3, 8, "unknown header flags"),
+        (3, 16, "unknown header flags"),
+        (3, 32, "unknown header flags"),
         (3, 4, "unknown header flags"),
         (34, 0x10, "unknown entry flags"),
     ],

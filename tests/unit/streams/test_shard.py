@@ -138,22 +138,65 @@ def test_later_chunks_are_folded_while_an_earlier_one_is_published() -> None:
     run_quickly(scenario())
 
 
-def test_what_waits_of_a_topic_is_one_batch_up_to_the_most() -> None:
+def test_what_waits_of_all_topics_is_one_batch_up_to_the_most() -> None:
+    """Each commit has the positions that its batch led to; of a topic the order is kept."""
+
     async def scenario() -> None:
         world = World(settings=shard_settings(max_batch_events=5, max_batches_in_flight=1))
+        commits: list[tuple[object, object, list[str]]] = []
+
+        async def note(commit: Commit) -> None:
+            fields = commit.fields
+            places = fields["offset:orders"], fields["offset:interactions"]
+            commits.append((*places, sorted(commit.ids)))
+
+        world.store.before_commit = note
         await world.shard.open()
         for at in range(0, 12, 2):
             world.shard.submit(as_chunk([order(ANN, at), order(BOB, at + 1)], at=at))
-            world.shard.submit(as_chunk([visit(ANN, 100 + at)], role="interactions", at=at // 2))
+            world.shard.submit(as_chunk([visit(CEM, 100 + at)], role="interactions", at=at // 2))
         await settle(200)
-        sent = [{key.decode() for key in call.keys} for call in world.sender.calls]
-        assert sent == [{ANN, BOB}, {ANN}, {ANN, BOB}, {ANN, BOB}, {ANN}]
-        record = await world.record()
-        assert record.fields["offset:orders"] == "12"
-        assert record.fields["count:orders:folded"] == "12"
-        assert record.fields["count:interactions:folded"] == "6"
-        assert stored_rows(world)[ANN]["version"] == 12
+        every = sorted([ANN, BOB, CEM])
+        # Of 5 places the 2 orders of a chunk take 2 and its visit 1; what is left takes what fits.
+        assert commits == [(4, 1, every), (6, 4, every), (10, 5, every), (12, 6, every)]
+        fields = (await world.record()).fields
+        assert fields["count:orders:folded"] == "12"
+        assert fields["count:interactions:folded"] == "6"
+        rows = stored_rows(world)
+        assert [rows[who]["version"] for who in (ANN, BOB, CEM)] == [6, 6, 6]
+        sizes = "valuetide_batch_events_sum"
+        for topic, events in (("orders", 12), ("interactions", 6)):
+            assert world.metrics.registry.get_sample_value(sizes, {"topic": topic}) == events
         await world.shard.close(1.0)
+
+    run_quickly(scenario())
+
+
+def test_a_batch_of_all_topics_is_undone_and_done_again_as_one() -> None:
+    """What it read, counted and sent out of any topic is as if it had never failed."""
+
+    async def scenario() -> None:
+        world = World()
+        world.store.before_commit = away(1)
+        await world.shard.open()
+        world.flow.add("orders", order(ANN, 1))
+        world.flow.add("orders", b"bad")
+        world.flow.add("interactions", visit(ANN, 2))
+        world.flow.add("interactions", visit(STRANGER, 3))
+        world.flow.add("feedback", answer(BOB, 4))
+        world.flow.add("feedback", None)
+        await world.drain()
+        assert [entry for entry in world.trace if entry[0] == "commit"] == [("commit", 1)] * 2
+        fields = (await world.record()).fields
+        outcomes = ("folded", "dead_letter", "rerouted")
+        counts = {role: [int(fields[f"count:{role}:{o}"]) for o in outcomes] for role in INPUTS}
+        assert counts == {"orders": [1, 1, 0], "interactions": [1, 0, 1], "feedback": [1, 1, 0]}
+        assert len(world.sender.others("dead-letters")) == 2
+        assert len(world.sender.others("interactions")) == 1
+        ((positions, _),) = world.flow.rewinds
+        assert positions == dict.fromkeys(INPUTS, 0)
+        assert world.shard.committed == dict.fromkeys(INPUTS, 2) == world.shard.positions
+        assert stored_rows(world)[ANN]["version"] == 2
 
     run_quickly(scenario())
 

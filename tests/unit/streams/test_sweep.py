@@ -5,7 +5,15 @@ from typing import Any
 
 import pytest
 
-from tests.support.fakes import START_SECONDS, World, customers_of, run_quickly, shard_settings
+from tests.support.fakes import (
+    START_SECONDS,
+    World,
+    as_chunk,
+    customers_of,
+    run_quickly,
+    settle,
+    shard_settings,
+)
 from tests.unit.streams.helpers import DAY_SECONDS, as_ms, order, stored_rows, visit
 from tests.unit.streams.test_shard_model import check_ranks
 from valuetide.streams.store import Commit, StoreUnavailableError
@@ -197,6 +205,72 @@ def test_a_walk_is_no_faster_than_its_rate() -> None:
         return asyncio.get_running_loop().time() - started
 
     assert run_quickly(scenario()) >= 1.0
+
+
+def test_no_walk_while_event_time_flies_and_then_one_over_fresh_scores_as_well() -> None:
+    """Eleven customers take 1.1 s, in which half an interval must not pass."""
+
+    async def scenario() -> None:
+        world = World(settings=shard_settings(clock="event", sweep_rate=10.0))
+        buyers, clock = customers_of(0, 4, 11), START_SECONDS - 1_000.0 * DAY_SECONDS
+        for number, buyer in enumerate(buyers):
+            world.flow.add("orders", order(buyer, number, occurred_at=clock))
+        await opened(world)
+        sweeps = sweeper(world)
+
+        async def a_second_later(hours: float) -> bool:
+            nonlocal clock
+            clock += hours * 3_600
+            world.flow.add("orders", order(buyers[0], int(clock), occurred_at=clock))
+            await world.drain()
+            await asyncio.sleep(1.0)
+            return sweeps.flying()
+
+        assert not sweeps.flying()
+        assert await sweeps.walk([0]) == 11  # never looked at before: all of them
+        assert not await a_second_later(10)
+        assert await sweeps.walk([0]) == 0
+        assert await a_second_later(48)
+        assert world.shard.sweep_due
+        assert await sweeps.walk([0]) == 0
+        assert world.shard.sweep_due
+        await asyncio.sleep(1.0)
+        assert not sweeps.flying()
+        assert await sweeps.walk([0]) == 11
+        assert not world.shard.sweep_due
+        assert {row["as_of"] for row in stored_rows(world).values()} == {"2021-02-20T08:13:20.000Z"}
+        assert not await a_second_later(11)
+        assert not await a_second_later(2)
+        assert await sweeps.walk([0]) == 10  # not who has just bought
+
+    run_quickly(scenario())
+
+
+def test_who_is_not_committed_yet_when_a_walk_passes_is_not_forgotten() -> None:
+    async def scenario() -> None:
+        world = auto()
+        gate = asyncio.Event()
+
+        async def wait(commit: Commit) -> None:
+            await gate.wait()
+
+        world.store.before_commit = wait
+        start = START_SECONDS - 1_000 * DAY_SECONDS
+        await world.shard.open()
+        for number, day in enumerate((0, 400)):
+            event = order(f"c{9 + number}", number, occurred_at=start + day * DAY_SECONDS)
+            world.shard.submit(as_chunk([event], at=number))
+            await settle()
+        assert world.shard.sweep_due
+        assert await sweeper(world).walk([0]) == 0
+        gate.set()
+        await settle()
+        assert world.shard.sweep_due
+        assert await sweeper(world).walk([0]) == 1
+        assert not world.shard.sweep_due
+        assert stored_rows(world)["c9"]["recency_days"] == pytest.approx(400, abs=0.01)
+
+    run_quickly(scenario())
 
 
 def test_it_can_be_turned_off() -> None:

@@ -11,6 +11,7 @@ from valuetide.streams.cli.dlq import dlq
 from valuetide.streams.cli.doctor import doctor
 from valuetide.streams.cli.model import model
 from valuetide.streams.cli.replay import replay
+from valuetide.streams.cli.simulate import simulate
 from valuetide.streams.cli.top import top
 from valuetide.streams.cli.topics import topics
 from valuetide.streams.cli.up import up
@@ -49,7 +50,9 @@ def cli(config: str | None) -> None:
         os.environ["VALUETIDE_CONFIG"] = config
 
 
-for _command in (demo, up, worker, replay, topics, customer, top, model, alerts, dlq, doctor):
+for _command in (
+    demo, up, worker, replay, simulate, topics, customer, top, model, alerts, dlq, doctor,
+):  # fmt: skip
     cli.add_command(_command)
 
 

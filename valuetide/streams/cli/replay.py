@@ -1,7 +1,5 @@
 """``valuetide replay``: send the rows of a file as events."""
 
-import json
-import logging
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -9,16 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from valuetide.schemas.errors import TransientError, ValuetideError
+from valuetide.streams.cli.sending import (
+    DRY_RUN_EVENTS,
+    SENDING_OPTIONS,
+    errors_told,
+    run_and_sum_up,
+    tell_how_it_ended,
+    with_options,
+)
 from valuetide.streams.replay.catalog import DATA_SETS
 
 if TYPE_CHECKING:
     from valuetide.streams.replay.run import Replay
     from valuetide.streams.settings import Settings
-
-DRY_RUN_EVENTS = 10
-INTERRUPTED = 130
-"""Exit code of a program that was told to stop, as shells write it for SIGINT."""
 
 _A_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PRESET_HELP = "\n".join(
@@ -87,61 +88,29 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         metavar="SECONDS",
         help="With --speed: wait no longer than this for the next event.",
     ),
-    click.option(
-        "--rate",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="N",
-        help="Events per second, at most.",
-    ),
     click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Send the first N."),
     click.option("--shift-to-now", is_flag=True, help="Move all times: the last event is now."),
-    click.option(
-        "--resume",
-        "state",
-        type=click.Path(dir_okay=False, path_type=Path),
-        metavar="FILE",
-        help="Keep the position in this file, and go on from there.",
-    ),
     click.option("--strict", is_flag=True, help="Stop at the first invalid row."),
     click.option("--dry-run", is_flag=True, help="Print the first events instead, 10 or --limit."),
-    click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON."),
-    click.option("--broker", metavar="HOST:PORT", help="Instead of the setting."),
 )
-
-
-def _with_options(command: Callable[..., None]) -> Callable[..., None]:
-    for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.command(help=_HELP)
 @click.argument("file", type=_A_FILE)
-@_with_options
+@with_options(*_OPTIONS, *SENDING_OPTIONS)
 @click.pass_context
 def replay(ctx: click.Context, /, **given: Any) -> None:
     """Send the rows of a file as events."""
     from valuetide.streams.replay.errors import ReplayUsageError
     from valuetide.streams.settings import SettingsError, load_settings
 
-    try:
-        settings = load_settings(broker=given["broker"])
-        job = _job(settings, given)
+    with errors_told(ctx, given["state"], ReplayUsageError, SettingsError):
+        job = _job(load_settings(broker=given["broker"]), given)
         if given["dry_run"]:
             _print_first(job, given["limit"] or DRY_RUN_EVENTS)
         else:
             _warn_of_currency(job)
             _send(ctx, job, as_json=given["as_json"])
-    except (ReplayUsageError, SettingsError) as error:
-        raise click.UsageError(str(error)) from None
-    except TransientError as error:
-        hint = _how_to_go_on(given["state"]) if given["state"] else ""
-        raise click.ClickException(f"{error}{hint}") from None
-    except ValuetideError as error:
-        raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        click.echo("stopped", err=True)
-        ctx.exit(INTERRUPTED)
 
 
 def _job(settings: "Settings", given: dict[str, Any]) -> "Replay":
@@ -206,26 +175,9 @@ def _warn_of_currency(job: "Replay") -> None:
 
 
 def _send(ctx: click.Context, job: "Replay", *, as_json: bool) -> None:
-    from rich.console import Console
+    from valuetide.streams.replay.progress import summary_text
 
-    from valuetide.streams.replay.progress import progress_on, summary_text
-
-    # What goes wrong is told once, by us.
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL + 1)
-    with progress_on(Console(stderr=True)) as on_progress:
-        sent = job.run(on_progress)
-    summary = job.summary(sent)
-    click.echo(json.dumps(summary) if as_json else summary_text(summary))
-    if sent.stopped:
-        click.echo(f"stopped{_how_to_go_on(job.state)}", err=True)
-        ctx.exit(INTERRUPTED)
-    if not sent.events and summary["skipped"]:
+    sent, summary = run_and_sum_up(job.run, job.summary, summary_text, as_json=as_json)
+    if not (sent.stopped or sent.events) and summary["skipped"]:
         raise click.ClickException("nothing was sent: every row was skipped, see above")
-    if not sent.events and job.resumed_from:
-        click.echo(f"nothing was left to send; {job.state} says so", err=True)
-
-
-def _how_to_go_on(state: Path | None) -> str:
-    if state is None:
-        return "; with --resume FILE it could have gone on from here"
-    return f"; the position is in {state}: give the same command again to go on"
+    tell_how_it_ended(ctx, sent, job.state, job.resumed_from)

@@ -9,4 +9,5 @@ From a file to the broker, each step a module:
     pace      when an event is due                       batches   by partition, acknowledged or not
     send      to the broker, with a position             resume    that position, kept in a file
     run       a replay from beginning to end             progress  shown to people
+    stopping  signals to end, taken in good order
 """

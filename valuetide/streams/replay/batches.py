@@ -1,13 +1,13 @@
-"""Batches on their way to the partitions of one topic, and what has been acknowledged of them."""
+"""Batches on their way to the partitions of topics, and what has been acknowledged of them."""
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from valuetide.streams.partitioner import partition_of
-from valuetide.streams.replay.event import SourceEvent
+from valuetide.streams.replay.event import Role, SourceEvent
 
 MAX_KNOWN_CUSTOMERS: Final = 1_000_000
 """Keys whose partition is remembered; at 200 bytes each about 200 MB."""
@@ -31,6 +31,21 @@ class Producer(Protocol):
 
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
         """Take a batch and give a future, done with ``offset`` once the broker has it."""
+
+
+class Topic(NamedTuple):
+    """A topic to send to.
+
+    Attributes
+    ----------
+    name
+        As the broker knows it.
+    partitions
+        How many it has.
+    """
+
+    name: str
+    partitions: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +98,14 @@ class Places:
 
 
 class Batches:
-    """Gathers events by partition and sends them.
+    """Gathers events by topic and partition and sends them.
 
     Parameters
     ----------
     producer
         Keeps the batches of a partition in order.
-    topic
-        Name of the topic.
-    partitions
-        How many it has.
+    topics
+        Where the events of each role go.
     clock
         Gives seconds that never go back.
     """
@@ -100,26 +113,30 @@ class Batches:
     def __init__(
         self,
         producer: Producer,
-        topic: str,
-        partitions: int,
+        topics: Mapping[Role, Topic],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._producer = producer
-        self._topic = topic
+        self._names = {role: topic.name for role, topic in topics.items()}
         self._clock = clock
-        self._place = Places(partitions).of
-        self._open: dict[int, _Open] = {}
+        # Topics with as many partitions share what is known: they put a customer in the same one.
+        places = {topic.partitions: Places(topic.partitions) for topic in topics.values()}
+        self._place = {role: places[topic.partitions].of for role, topic in topics.items()}
+        self._open: dict[tuple[Role, int], _Open] = {}
         self._opened_at = 0.0
         self._unacknowledged: dict[asyncio.Future[Any], int] = {}  # to number of first event
-        self._sent = {p: PartitionSent() for p in range(partitions)}
+        self._sent = {
+            role: {p: PartitionSent() for p in range(topic.partitions)}
+            for role, topic in topics.items()
+        }
         self._failure: BaseException | None = None
         self._lost_from: int | None = None
         self.events = 0
 
-    def append(self, event: SourceEvent) -> bool:
+    def append(self, role: Role, event: SourceEvent) -> bool:
         """Take an event, unless the batch of its partition is full or not there."""
-        key, partition = self._place(event.customer_id)
-        batch = self._open.get(partition)
+        key, partition = self._place[role](event.customer_id)
+        batch = self._open.get((role, partition))
         # The message's own time is that of sending, not the event's: a broker's retention goes
         # by it and would delete the events of an old file as soon as they arrive.
         if batch is None or batch.batch.append(timestamp=None, key=key, value=event.value) is None:
@@ -128,15 +145,16 @@ class Batches:
         self.events += 1
         return True
 
-    async def append_to_next(self, event: SourceEvent) -> None:
+    async def append_to_next(self, role: Role, event: SourceEvent) -> None:
         """Take an event into a new batch; the one before goes out."""
-        _, partition = self._place(event.customer_id)
-        if partition in self._open:
-            await self._send(partition)
+        _, partition = self._place[role](event.customer_id)
+        place = role, partition
+        if place in self._open:
+            await self._send(place)
         if not self._open:
             self._opened_at = self._clock()
-        self._open[partition] = _Open(self._producer.create_batch(), self.events)
-        if not self.append(event):
+        self._open[place] = _Open(self._producer.create_batch(), self.events)
+        if not self.append(role, event):
             raise AssertionError("an empty batch takes any event")
 
     def age(self) -> float:
@@ -151,8 +169,8 @@ class Batches:
         KafkaError
             Also when an earlier batch failed.
         """
-        for partition in list(self._open):
-            await self._send(partition)
+        for place in list(self._open):
+            await self._send(place)
 
     async def delivered(self) -> None:
         """Wait until everything sent is acknowledged; raises the first failure."""
@@ -173,27 +191,32 @@ class Batches:
             missing.append(self._lost_from)
         return min(missing, default=self.events)
 
-    def partitions(self) -> dict[int, PartitionSent]:
-        """Give what each partition has acknowledged."""
-        return dict(self._sent)
+    def sent(self) -> dict[Role, dict[int, PartitionSent]]:
+        """Give what each partition of each topic has acknowledged."""
+        return {role: dict(partitions) for role, partitions in self._sent.items()}
 
-    async def _send(self, partition: int) -> None:
+    async def _send(self, place: tuple[Role, int]) -> None:
         self.check()
-        batch = self._open[partition]
+        role, partition = place
+        batch = self._open[place]
         batch.batch.close()
         # While the producer is asked to take it, it still counts as open: nothing is forgotten
         # when this is cancelled.
-        future = await self._producer.send_batch(batch.batch, self._topic, partition=partition)
-        del self._open[partition]
+        name = self._names[role]
+        future = await self._producer.send_batch(batch.batch, name, partition=partition)
+        del self._open[place]
         self._unacknowledged[future] = batch.first
-        future.add_done_callback(lambda done: self._acknowledge(done, partition, batch))
+        future.add_done_callback(lambda done: self._acknowledge(done, place, batch))
 
-    def _acknowledge(self, done: "asyncio.Future[Any]", partition: int, batch: _Open) -> None:
+    def _acknowledge(
+        self, done: "asyncio.Future[Any]", place: tuple[Role, int], batch: _Open
+    ) -> None:
         del self._unacknowledged[done]
         failure = asyncio.CancelledError() if done.cancelled() else done.exception()
         if failure is None:
-            count = self._sent[partition].events + batch.count
-            self._sent[partition] = PartitionSent(count, done.result().offset + batch.count)
+            role, partition = place
+            count = self._sent[role][partition].events + batch.count
+            self._sent[role][partition] = PartitionSent(count, done.result().offset + batch.count)
             return
         self._failure = self._failure or failure
         self._lost_from = min(

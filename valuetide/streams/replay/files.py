@@ -3,6 +3,7 @@
 import codecs
 import gzip
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -56,6 +57,25 @@ def fingerprint(path: Path) -> Fingerprint:
         file.seek(max(0, stat.st_size - _SAMPLE_BYTES))
         digest.update(file.read(_SAMPLE_BYTES))
     return Fingerprint(stat.st_size, stat.st_mtime_ns, digest.hexdigest())
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write a file; a crash leaves the old one or the new one, never half of one.
+
+    Raises
+    ------
+    ReplayError
+        When it cannot be written.
+    """
+    beside = path.with_name(f"{path.name}.new")
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        raise ReplayError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def kind_of(path: Path) -> Kind:

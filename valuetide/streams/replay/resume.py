@@ -3,31 +3,37 @@
 The file is one JSON object::
 
     {"version": 1,
-     "file": {"size": 1950500, "modified_ns": ..., "digest": "..."},   the file that was replayed
+     "file": {"size": 1950500, "modified_ns": ..., "digest": "..."},   the file that was replayed,
+                                  null where the events are made and not read
      "plan": "9f0c...",           digest of everything that decides which events come in which order
      "acknowledged": 12800,       events, from the first, that the broker has without a gap
      "shift_seconds": 0.0}        what was added to every event time
 """
 
 import json
-import os
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
 from valuetide.streams.replay.errors import ReplayError
-from valuetide.streams.replay.files import Fingerprint
+from valuetide.streams.replay.files import Fingerprint, replace_file
+from valuetide.streams.replay.send import Progress
 
 VERSION: Final = 1
+
+SAVE_SECONDS: Final = 1.0
+"""The position is kept this often, so that a replay that is killed repeats little."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
     """A position in a replay; the attributes are drawn at the top of this module."""
 
-    file: Fingerprint
+    file: Fingerprint | None
     plan: str
     acknowledged: int = 0
     shift_seconds: float = 0.0
@@ -37,7 +43,7 @@ class Position:
 _POSITION: Final = TypeAdapter(Position)
 
 
-def load_position(state: Path, file: Fingerprint, plan: str) -> Position | None:
+def load_position(state: Path, file: Fingerprint | None, plan: str) -> Position | None:
     """Read a position and make sure that it belongs to this replay.
 
     Parameters
@@ -57,7 +63,7 @@ def load_position(state: Path, file: Fingerprint, plan: str) -> Position | None:
     ReplayError
         When the file or the way it is replayed has changed since, or the state cannot be read.
     """
-    again = f"replay it from the start by deleting {state}"
+    again = f"start from the beginning by deleting {state}"
     try:
         position = _POSITION.validate_json(state.read_bytes())
     except FileNotFoundError:
@@ -72,8 +78,8 @@ def load_position(state: Path, file: Fingerprint, plan: str) -> Position | None:
         raise ReplayError(f"the file has changed since {state} was written; {again}")
     if position.plan != plan:
         raise ReplayError(
-            f"{state} was written by a replay with other options (topic, mapping, preset, order,"
-            f" currency or form of the file); give the same ones, or {again}"
+            f"{state} was written by a run with other options (of what is sent, in which order or"
+            f" where to); give the same ones, or {again}"
         )
     return position
 
@@ -86,12 +92,35 @@ def save_position(state: Path, position: Position) -> None:
     ReplayError
         When it cannot be written.
     """
-    beside = state.with_name(f"{state.name}.new")
-    try:
-        with beside.open("w", encoding="utf-8") as file:
-            json.dump(asdict(position), file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(state)
-    except OSError as error:
-        raise ReplayError(f"{state}: cannot be written: {error.strerror}") from None
+    replace_file(state, json.dumps(asdict(position)))
+
+
+class Keeper:
+    """Keeps the position in its file as events are acknowledged."""
+
+    def __init__(
+        self,
+        state: Path | None,
+        position: Position,
+        on_progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._state = state
+        self._start = position.acknowledged
+        self._position = position
+        self._on_progress = on_progress
+        self._next_save = time.monotonic() + SAVE_SECONDS
+
+    def progress(self, progress: Progress) -> None:
+        """Note how far this run has come."""
+        acknowledged = self._start + progress.acknowledged
+        self._position = replace(self._position, acknowledged=acknowledged)
+        if time.monotonic() >= self._next_save:
+            self.save()
+            self._next_save = time.monotonic() + SAVE_SECONDS
+        if self._on_progress is not None:
+            self._on_progress(progress)
+
+    def save(self) -> None:
+        """Write the position now."""
+        if self._state is not None:
+            save_position(self._state, self._position)

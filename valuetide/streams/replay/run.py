@@ -2,26 +2,21 @@
 
 import asyncio
 import itertools
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
-from typing import Any, Final
+from typing import Any
 
 from valuetide.streams.replay.event import SourceEvent
 from valuetide.streams.replay.files import fingerprint
 from valuetide.streams.replay.pace import Pace
-from valuetide.streams.replay.resume import Position, load_position, save_position
+from valuetide.streams.replay.resume import Keeper, Position, load_position
 from valuetide.streams.replay.send import Progress, Sent, send
 from valuetide.streams.replay.source import Plan, read_events, shift_all, shift_to
+from valuetide.streams.replay.stopping import stopping
 from valuetide.streams.replay.tally import Tally
 from valuetide.streams.settings import Settings
-
-SAVE_SECONDS: Final = 1.0
-"""The position is kept this often, so that a replay that is killed repeats little."""
 
 
 @dataclass(slots=True)
@@ -89,7 +84,7 @@ class Replay:
         events = itertools.islice(self.events(position.shift_seconds), self.resumed_from, None)
         # Sorting happens here, while a signal still simply ends the program: nothing is sent yet.
         first = list(itertools.islice(events, 1))
-        keeper = _Keeper(self.state, position, on_progress)
+        keeper = Keeper(self.state, position, on_progress)
         try:
             sent = asyncio.run(self._send(itertools.chain(first, events), keeper.progress))
         finally:
@@ -124,7 +119,7 @@ class Replay:
         self, events: Iterable[SourceEvent], on_progress: Callable[[Progress], None]
     ) -> Sent:
         stop = asyncio.Event()
-        with _stopping(stop):
+        with stopping(stop):
             return await send(
                 events,
                 self.settings,
@@ -156,57 +151,3 @@ class Replay:
             "stopped": sent.stopped,
             "partitions": partitions,
         }
-
-
-class _Keeper:
-    """Keeps the position in its file as events are acknowledged."""
-
-    def __init__(
-        self,
-        state: Path | None,
-        position: Position,
-        on_progress: Callable[[Progress], None] | None,
-    ) -> None:
-        self._state = state
-        self._start = position.acknowledged
-        self._position = position
-        self._on_progress = on_progress
-        self._next_save = time.monotonic() + SAVE_SECONDS
-
-    def progress(self, progress: Progress) -> None:
-        """Note how far this run has come."""
-        acknowledged = self._start + progress.acknowledged
-        self._position = replace(self._position, acknowledged=acknowledged)
-        if time.monotonic() >= self._next_save:
-            self.save()
-            self._next_save = time.monotonic() + SAVE_SECONDS
-        if self._on_progress is not None:
-            self._on_progress(progress)
-
-    def save(self) -> None:
-        """Write the position now."""
-        if self._state is not None:
-            save_position(self._state, self._position)
-
-
-@contextmanager
-def _stopping(stop: asyncio.Event) -> Iterator[None]:
-    """Set ``stop`` on the first signal to end; a second one interrupts."""
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-        loop.call_soon_threadsafe(stop.set)  # also wakes a loop that sleeps
-
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    try:
-        before = {number: signal.signal(number, on_signal) for number in numbers}
-    except ValueError:  # not in the main thread: whoever runs it there handles signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

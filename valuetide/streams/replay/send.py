@@ -7,7 +7,7 @@ of events, from the first, that the broker has acknowledged without a gap.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
@@ -16,9 +16,10 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from valuetide.schemas.errors import FaultError
+from valuetide.schemas.topics import INPUTS
 from valuetide.streams import knock
 from valuetide.streams.connections import broker_arguments
-from valuetide.streams.replay.batches import Batches, PartitionSent
+from valuetide.streams.replay.batches import Batches, PartitionSent, Topic
 from valuetide.streams.replay.errors import BrokerAwayError
 from valuetide.streams.replay.event import Role, SourceEvent
 from valuetide.streams.replay.pace import Pace
@@ -41,12 +42,12 @@ AWAY_SECONDS: Final = 30.0
 
 _CHECK_EVERY: Final = 256  # events between two looks at the clock
 
-__all__ = ["PartitionSent", "Progress", "Sent", "send"]
+__all__ = ["PartitionSent", "Progress", "Sent", "send", "send_to_all"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a replay has come.
+    """How far it has come.
 
     Attributes
     ----------
@@ -75,8 +76,8 @@ class Sent:
         Wall time from the first event to the last acknowledgement.
     occurred_at
         Latest event time sent, epoch seconds; ``None`` without events.
-    partitions
-        Of every partition of the topic.
+    topics
+        Of every partition of each topic.
     stopped
         Whether it was told to stop before the end.
     """
@@ -84,8 +85,14 @@ class Sent:
     events: int
     seconds: float
     occurred_at: float | None
-    partitions: dict[int, PartitionSent] = field(default_factory=dict)
+    topics: dict[Role, dict[int, PartitionSent]] = field(default_factory=dict)
     stopped: bool = False
+
+    @property
+    def partitions(self) -> dict[int, PartitionSent]:
+        """Of every partition, where events of one topic were sent."""
+        (partitions,) = self.topics.values()
+        return partitions
 
 
 async def send(
@@ -127,15 +134,45 @@ async def send(
     FaultError
         When the topic does not exist, or the broker refuses us, or an event for good.
     """
+    return await send_to_all(
+        ((topic, event) for event in events),
+        settings,
+        topics=(topic,),
+        pace=pace,
+        stop=stop,
+        on_progress=on_progress,
+    )
+
+
+async def send_to_all(
+    events: Iterable[tuple[Role, SourceEvent]],
+    settings: Settings,
+    *,
+    topics: Sequence[Role] = INPUTS,
+    client_id: str = "valuetide-replay",
+    pace: Pace | None = None,
+    stop: asyncio.Event | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Sent:
+    """Send events to several input topics, as :func:`send` does to one.
+
+    Parameters
+    ----------
+    events
+        Each with the topic it goes to.
+    topics
+        All that occur; they must exist.
+    client_id
+        What the broker knows this producer by.
+    """
     away = max(1.0, min(AWAY_SECONDS, settings.retry_seconds))
     producer = AIOKafkaProducer(
         **broker_arguments(settings),
-        client_id="valuetide-replay",
+        client_id=client_id,
         acks="all",
         max_batch_size=BATCH_BYTES,
         request_timeout_ms=int(away * 1000),
     )
-    name: str = getattr(settings.topics, topic)
     try:
         try:
             await knock.knock_at_broker(settings)
@@ -150,13 +187,17 @@ async def send(
                 f"the broker {settings.broker} cannot be reached; is it running,"
                 " and is the address right?"
             ) from error
-        partitions = cluster.partitions_for_topic(name)
-        if not partitions:
-            raise FaultError(
-                f"there is no topic {name} on the broker {settings.broker};"
-                " create it with: valuetide topics --create"
-            )
-        run = _Run(Batches(producer, name, len(partitions)), pace, stop, on_progress)
+        found: dict[Role, Topic] = {}
+        for topic in topics:
+            name: str = getattr(settings.topics, topic)
+            partitions = cluster.partitions_for_topic(name)
+            if not partitions:
+                raise FaultError(
+                    f"there is no topic {name} on the broker {settings.broker};"
+                    " create it with: valuetide topics --create"
+                )
+            found[topic] = Topic(name, len(partitions))
+        run = _Run(Batches(producer, found), pace, stop, on_progress)
         try:
             return await run.send(events)
         except KafkaError as error:
@@ -191,7 +232,7 @@ class _Run:
         self._latest: float | None = None
         self._next_tick = 0.0
 
-    async def send(self, events: Iterable[SourceEvent]) -> Sent:
+    async def send(self, events: Iterable[tuple[Role, SourceEvent]]) -> Sent:
         started = time.monotonic()
         try:
             try:
@@ -206,19 +247,19 @@ class _Run:
             self._batches.events,
             time.monotonic() - started,
             self._latest,
-            self._batches.partitions(),
+            self._batches.sent(),
             stopped,
         )
 
-    async def _send_all(self, events: Iterable[SourceEvent]) -> bool:
+    async def _send_all(self, events: Iterable[tuple[Role, SourceEvent]]) -> bool:
         batches, paced = self._batches, not self._pace.is_unbounded
-        for number, event in enumerate(events):
+        for number, (role, event) in enumerate(events):
             if self._stop.is_set():
                 return True
             if paced and not await self._wait_for(event):
                 return True
-            if not batches.append(event):
-                await batches.append_to_next(event)
+            if not batches.append(role, event):
+                await batches.append_to_next(role, event)
             self._occurred_at = event.occurred_at
             if self._latest is None or event.occurred_at > self._latest:
                 self._latest = event.occurred_at

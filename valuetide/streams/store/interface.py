@@ -58,6 +58,8 @@ class ShardRecord:
         What the shard has learned, in named pieces (see ``scoring.lifetime.pieces``).
     series
         Sums of event-time buckets that are not closed yet, by name.
+    alerts
+        Last step of each alert that goes on, by fingerprint.
     """
 
     sequence: int = 0
@@ -66,6 +68,7 @@ class ShardRecord:
     months: dict[str, str] = field(default_factory=dict)
     model: dict[str, bytes] = field(default_factory=dict)
     series: dict[str, bytes] = field(default_factory=dict)
+    alerts: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +217,18 @@ class StateStore(Protocol):
 
     async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
         """Give what some shards have committed of their series."""
+        ...
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        ...
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        ...
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
         ...
 
     async def read_watch(self) -> WatchRecord:

@@ -25,6 +25,7 @@ class _Shard:
     rows: dict[str, Sequence[type_of_value]] = field(default_factory=dict)
     top: dict[str, dict[str, float]] = field(default_factory=dict)
     alerts: list[AlertStep] = field(default_factory=list)
+    acknowledgements: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -48,6 +49,7 @@ class MemoryStore:
             dict(record.months),
             dict(record.model),
             dict(record.series),
+            await self.read_open_alerts(partition),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -102,6 +104,18 @@ class MemoryStore:
         """Give what some shards have committed of their series."""
         records = [self._shard(partition).record for partition in partitions]
         return [OpenBuckets(_whole(record), dict(record.series)) for record in records]
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        return [_whole(self._shard(partition).record) for partition in partitions]
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        return dict(self.watch.fields)
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        return dict(self._shard(partition).acknowledgements)
 
     async def read_watch(self) -> WatchRecord:
         """Give what is known of the watch; an empty record before its first commit."""

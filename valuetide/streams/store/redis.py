@@ -13,7 +13,7 @@ slot of a Redis Cluster:
     cv:{p}:series:open     hash    sums of event-time buckets that are not closed yet
     cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
     cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
-    cv:{p}:acks            hash    acknowledgements of alerts, see streams.alerts
+    cv:{p}:acks            hash    fingerprint -> who knows of it, see streams.alerts
     cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
     cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
     cv:{0}:watch:state     hash    what its detectors know
@@ -111,6 +111,11 @@ def open_alerts_key(prefix: str, partition: int) -> str:
     return f"{prefix}:{{{partition}}}:alert"
 
 
+def acks_key(prefix: str, partition: int) -> str:
+    """Give the key of a shard's acknowledgements."""
+    return f"{prefix}:{{{partition}}}:acks"
+
+
 def watch_key(prefix: str) -> str:
     """Give the key of the watch's record."""
     return f"{prefix}:{{{WATCH_PARTITION}}}:watch"
@@ -195,15 +200,17 @@ class RedisStore:
                 pipeline.hgetall(months_key(self._prefix, partition))
                 pipeline.hgetall(model_key(self._prefix, partition))
                 pipeline.hgetall(series_key(self._prefix, partition))
-                record, months, model, series = await pipeline.execute()
-        fields = {name.decode(): value.decode() for name, value in record.items()}
+                pipeline.hgetall(open_alerts_key(self._prefix, partition))
+                record, months, model, series, alerts = await pipeline.execute()
+        fields = _texts(record)
         return ShardRecord(
             int(fields.pop("sequence", 0)),
             fields.pop("writer", ""),
             fields,
-            {name.decode(): value.decode() for name, value in months.items()},
+            _texts(months),
             _named(model),
             _named(series),
+            _texts(alerts),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -271,11 +278,26 @@ class RedisStore:
                     pipeline.hgetall(series_key(self._prefix, partition))
                 answers = await pipeline.execute()
         return [
-            OpenBuckets(
-                {name.decode(): value.decode() for name, value in record.items()}, _named(series)
-            )
+            OpenBuckets(_texts(record), _named(series))
             for record, series in zip(answers[::2], answers[1::2], strict=True)
         ]
+
+    async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
+        """Give the record of each of some shards, an empty one where there is none."""
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    pipeline.hgetall(commit_key(self._prefix, partition))
+                records = await pipeline.execute()
+        return [_texts(record) for record in records]
+
+    async def read_watch_fields(self) -> dict[str, str]:
+        """Give the fields of the watch's record, without what the detectors know."""
+        return await self._read_texts(watch_key(self._prefix))
+
+    async def read_acknowledgements(self, partition: int) -> dict[str, str]:
+        """Give by fingerprint what people said of alerts that go on, JSON."""
+        return await self._read_texts(acks_key(self._prefix, partition))
 
     async def read_watch(self) -> WatchRecord:
         """Give what is known of the watch; an empty record before its first commit."""
@@ -284,7 +306,7 @@ class RedisStore:
                 pipeline.hgetall(watch_key(self._prefix))
                 pipeline.hgetall(watch_state_key(self._prefix))
                 record, state = await pipeline.execute()
-        fields = {name.decode(): value.decode() for name, value in record.items()}
+        fields = _texts(record)
         return WatchRecord(
             int(fields.pop("sequence", 0)), fields.pop("writer", ""), fields, _named(state)
         )
@@ -306,12 +328,12 @@ class RedisStore:
 
     async def read_open_alerts(self, partition: int) -> dict[str, str]:
         """Give the last step of each alert that goes on, by fingerprint."""
+        return await self._read_texts(open_alerts_key(self._prefix, partition))
+
+    async def _read_texts(self, key: str) -> dict[str, str]:
         with mapped_errors():
-            found = await cast(
-                "Awaitable[dict[bytes, bytes]]",
-                self._client.hgetall(open_alerts_key(self._prefix, partition)),
-            )
-        return {name.decode(): text.decode() for name, text in found.items()}
+            found = await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key))
+        return _texts(found)
 
     async def _run(
         self,
@@ -401,6 +423,10 @@ def _parts(step: AlertStep) -> tuple[str, str, int]:
 
 def _named(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
     return {name.decode(): value for name, value in entries.items()}
+
+
+def _texts(entries: Mapping[bytes, bytes]) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in entries.items()}
 
 
 def _flat(mapping: dict[str, Any]) -> list[str]:

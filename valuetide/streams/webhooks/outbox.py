@@ -20,12 +20,11 @@ from valuetide.streams.alerts import (
     Acknowledgement,
     Step,
     StepId,
-    acks_key,
     parse_acknowledgement,
     parse_alert,
     parse_steps,
 )
-from valuetide.streams.store.redis import alerts_key, mapped_errors, open_alerts_key
+from valuetide.streams.store.redis import acks_key, alerts_key, mapped_errors, open_alerts_key
 
 NEW_HOOK_SECONDS: Final = 3_600
 """A hook that is new is told what happened in the last hour: it shows that it works, and an alert

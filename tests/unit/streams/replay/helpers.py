@@ -49,21 +49,21 @@ class FakeProducer:
     def __init__(self, capacity: int = 3, *, at_once: bool = True) -> None:
         self.capacity = capacity
         self.at_once = at_once
-        self.log: dict[int, list[bytes]] = {}
-        self.batches: list[tuple[int, FakeBatch, asyncio.Future[FakeOffset]]] = []
+        self.log: dict[tuple[str, int], list[bytes]] = {}
+        self.batches: list[tuple[tuple[str, int], FakeBatch, asyncio.Future[FakeOffset]]] = []
 
     def create_batch(self) -> FakeBatch:
         return FakeBatch(self.capacity)
 
     async def send_batch(self, batch: Any, topic: str, *, partition: int) -> Any:
         future: asyncio.Future[FakeOffset] = asyncio.get_running_loop().create_future()
-        self.batches.append((partition, batch, future))
+        self.batches.append(((topic, partition), batch, future))
         if self.at_once:
             self.acknowledge(len(self.batches) - 1)
         return future
 
     def acknowledge(self, number: int) -> None:
-        partition, batch, future = self.batches[number]
-        log = self.log.setdefault(partition, [])
+        place, batch, future = self.batches[number]
+        log = self.log.setdefault(place, [])
         future.set_result(FakeOffset(len(log)))
         log.extend(batch.values)

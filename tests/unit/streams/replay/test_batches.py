@@ -5,13 +5,14 @@ import pytest
 from tests.unit.streams.replay.helpers import FakeProducer, event
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.replay import batches as module
-from valuetide.streams.replay.batches import Batches, PartitionSent, Places
+from valuetide.streams.replay.batches import Batches, PartitionSent, Places, Topic
+from valuetide.streams.replay.event import Role
 
 
 async def append(batches: Batches, *numbers: int) -> None:
     for number in numbers:
-        if not batches.append(event(number)):
-            await batches.append_to_next(event(number))
+        if not batches.append("orders", event(number)):
+            await batches.append_to_next("orders", event(number))
 
 
 async def settle() -> None:
@@ -32,7 +33,7 @@ def test_places_agree_with_the_partitioner_and_stay_bounded(
 def test_the_position_waits_for_the_first_event_that_is_missing() -> None:
     async def scenario() -> None:
         producer = FakeProducer(capacity=2, at_once=False)
-        batches = Batches(producer, "orders", 1)
+        batches = Batches(producer, {"orders": Topic("orders", 1)})
         await append(batches, *range(6))  # batches of 0 1, 2 3 sent and 4 5 open
         assert (batches.events, batches.acknowledged()) == (6, 0)
         producer.acknowledge(1)
@@ -45,7 +46,7 @@ def test_the_position_waits_for_the_first_event_that_is_missing() -> None:
         producer.acknowledge(2)
         await batches.delivered()
         assert batches.acknowledged() == 6
-        assert batches.partitions() == {0: PartitionSent(6, 6)}
+        assert batches.sent() == {"orders": {0: PartitionSent(6, 6)}}
 
     asyncio.run(scenario())
 
@@ -53,7 +54,7 @@ def test_the_position_waits_for_the_first_event_that_is_missing() -> None:
 def test_a_batch_that_failed_holds_the_position_for_ever() -> None:
     async def scenario() -> None:
         producer = FakeProducer(capacity=2, at_once=False)
-        batches = Batches(producer, "orders", 1)
+        batches = Batches(producer, {"orders": Topic("orders", 1)})
         await append(batches, *range(6))
         producer.acknowledge(0)
         producer.batches[1][2].set_exception(ConnectionError("gone"))
@@ -71,7 +72,7 @@ def test_a_batch_that_failed_holds_the_position_for_ever() -> None:
 def test_age_is_that_of_the_oldest_event_still_here() -> None:
     async def scenario() -> None:
         now = [10.0]
-        batches = Batches(FakeProducer(), "orders", 3, clock=lambda: now[0])
+        batches = Batches(FakeProducer(), {"orders": Topic("orders", 3)}, clock=lambda: now[0])
         assert batches.age() == 0
         await append(batches, 0, 1)
         now[0] = 12.5
@@ -84,7 +85,40 @@ def test_age_is_that_of_the_oldest_event_still_here() -> None:
 
 
 def test_partitions_without_events_are_reported_too() -> None:
-    assert Batches(FakeProducer(), "orders", 2).partitions() == {
-        0: PartitionSent(0, None),
-        1: PartitionSent(0, None),
+    assert Batches(FakeProducer(), {"orders": Topic("orders", 2)}).sent() == {
+        "orders": {0: PartitionSent(0, None), 1: PartitionSent(0, None)}
     }
+
+
+def test_topics_have_batches_of_their_own_and_one_position() -> None:
+    async def scenario() -> None:
+        producer = FakeProducer(capacity=2, at_once=False)
+        batches = Batches(
+            producer,
+            {"orders": Topic("shop-orders", 1), "feedback": Topic("shop-feedback", 1)},
+        )
+        roles: tuple[Role, ...] = ("orders", "feedback", "orders", "feedback", "orders")
+        for number, role in enumerate(roles):
+            if not batches.append(role, event(number)):
+                await batches.append_to_next(role, event(number))
+        await batches.flush()
+        assert [place for place, _, _ in producer.batches] == [
+            ("shop-orders", 0),
+            ("shop-feedback", 0),
+            ("shop-orders", 0),
+        ]
+        producer.acknowledge(0)  # events 0 and 2
+        await settle()
+        assert batches.acknowledged() == 1
+        producer.acknowledge(1)
+        await settle()
+        assert batches.acknowledged() == 4
+        producer.acknowledge(2)
+        await batches.delivered()
+        assert batches.acknowledged() == 5
+        assert batches.sent() == {
+            "orders": {0: PartitionSent(3, 3)},
+            "feedback": {0: PartitionSent(2, 2)},
+        }
+
+    asyncio.run(scenario())

@@ -43,7 +43,7 @@ def test_another_file_or_plan_is_refused(
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"version": 1'])
 def test_a_broken_state_is_refused(tmp_path: Path, text: str) -> None:
     (state := tmp_path / "state.json").write_text(text)
-    with pytest.raises(ReplayError, match="no position of a replay; replay it from the start"):
+    with pytest.raises(ReplayError, match="no position of a replay; start from the beginning"):
         load_position(state, FILE, "plan")
 
 

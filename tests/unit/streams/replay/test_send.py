@@ -11,9 +11,9 @@ import pytest
 from tests.unit.streams.replay.helpers import FakeProducer, event, event_id
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.replay import send as module
-from valuetide.streams.replay.batches import Batches
+from valuetide.streams.replay.batches import Batches, Topic
 from valuetide.streams.replay.errors import BrokerAwayError, ReplayError
-from valuetide.streams.replay.event import SourceEvent
+from valuetide.streams.replay.event import Role, SourceEvent
 from valuetide.streams.replay.pace import Pace
 from valuetide.streams.replay.send import LINGER_SECONDS, Progress, Sent, send
 from valuetide.streams.settings import Settings
@@ -29,11 +29,15 @@ def run(
     told: list[Progress] | None = None,
 ) -> Sent:
     async def scenario() -> Sent:
-        batches = Batches(producer, "orders", PARTITIONS)
+        batches = Batches(producer, {"orders": Topic("orders", PARTITIONS)})
         on_progress = None if told is None else told.append
-        return await module._Run(batches, pace, stop, on_progress).send(events)
+        return await module._Run(batches, pace, stop, on_progress).send(to_orders(events))
 
     return asyncio.run(scenario())
+
+
+def to_orders(events: Iterable[SourceEvent]) -> Iterator[tuple[Role, SourceEvent]]:
+    return (("orders", event) for event in events)
 
 
 def ids(producer: FakeProducer) -> list[str]:
@@ -48,7 +52,7 @@ def test_every_event_arrives_once_in_order_where_its_key_says() -> None:
     assert sent.occurred_at == 999
     for partition in range(PARTITIONS):
         want = [e.value for e in events if partition_of(e.customer_id, PARTITIONS) == partition]
-        assert producer.log.get(partition, []) == want
+        assert producer.log.get(("orders", partition), []) == want
         assert sent.partitions[partition].events == len(want)
         assert sent.partitions[partition].next_offset == (len(want) or None)
 
@@ -136,11 +140,11 @@ def test_close_events_share_batches_but_do_not_wait_for_long() -> None:
 def test_a_stop_ends_a_long_wait() -> None:
     async def scenario() -> tuple[Sent, float]:
         stop = asyncio.Event()
-        batches = Batches(FakeProducer(), "orders", 1)
+        batches = Batches(FakeProducer(), {"orders": Topic("orders", 1)})
         events = [event(0, at=0.0), event(1, at=3_600.0)]
         asyncio.get_running_loop().call_later(0.05, stop.set)
         started = time.monotonic()
-        sent = await module._Run(batches, Pace(speed=1.0), stop, None).send(events)
+        sent = await module._Run(batches, Pace(speed=1.0), stop, None).send(to_orders(events))
         return sent, time.monotonic() - started
 
     sent, seconds = asyncio.run(scenario())

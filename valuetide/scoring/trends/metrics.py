@@ -1,0 +1,97 @@
+"""The metrics that are watched: what each is made of, how it moves, and what it is worth."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from valuetide.scoring.series import SATISFIED, Column, Role
+from valuetide.scoring.trends.expectation import Model
+
+MetricName = Literal[
+    "revenue",
+    "orders",
+    "mean_order_value",
+    "new_customers",
+    "refunds",
+    "satisfaction",
+    "contact_rate",
+    "equity_growth",
+]
+Worth = Literal["money", "order", "orders", "equity", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric.
+
+    Attributes
+    ----------
+    label
+        For people.
+    model
+        How it moves.
+    roles
+        Inputs that it is made of: while the producer of one has stopped, it is not judged.
+    worth
+        What one unit is worth: it is money; the mean order value; the orders there are, each; the
+        equity; nothing that could be said in money.
+    above, per
+        Sums: of the metric, or of a ratio what is above and below the line.
+    money
+        Whether the unit is money, in minor units above the line.
+    above_unit
+        What of the sum above the line is one, beside money.
+    dimensions
+        By which it can be cut.
+    """
+
+    label: str
+    model: Model
+    roles: tuple[Role, ...]
+    worth: Worth
+    above: Column | None = None
+    per: Column | None = None
+    money: bool = False
+    above_unit: float = 1.0
+    dimensions: tuple[str, ...] = ("channel", "value_tier", "source_code")
+
+    @property
+    def of_equity(self) -> bool:
+        """Whether it is made of the sum of all customers' clv."""
+        return self.above is None
+
+
+# A share of answers, contacts or equity has no scale on which its noise is the same everywhere; it
+# starts from about what a shop with a few dozen a day has.
+_SHARE: Final = Model("identity", noise=0.05)
+LEAST_PER: Final = 5
+"""A ratio of fewer orders or answers than this says nothing: the point is missing."""
+
+METRICS: Final[Mapping[MetricName, Metric]] = {
+    "revenue": Metric("revenue", Model("log"), ("orders",), "money", Column.REVENUE, money=True),
+    "orders": Metric("number of orders", Model("sqrt", noise=2.0), ("orders",), "order",
+                     Column.ORDERS),
+    "mean_order_value": Metric("mean order value", Model("log"), ("orders",), "orders",
+                               Column.REVENUE, Column.ORDERS, money=True),
+    "new_customers": Metric("number of new customers", Model("sqrt", noise=2.0), ("orders",),
+                            "order", Column.NEW_CUSTOMERS, dimensions=("channel", "source_code")),
+    "refunds": Metric("refunds", Model("log"), ("orders",), "money", Column.REFUNDS, money=True),
+    # Feedback has no channel, and contacts come by another one than the orders they are about.
+    "satisfaction": Metric("satisfaction", _SHARE, ("feedback",), "none", Column.SATISFACTION,
+                           Column.ANSWERS, above_unit=SATISFIED, dimensions=("value_tier",)),
+    "contact_rate": Metric("contacts per order", _SHARE, ("orders", "interactions"), "none",
+                           Column.CONTACTS, Column.ORDERS, dimensions=("value_tier",)),
+    # A sum of expectations wanders, and a wandering series has no level to return to; by how much
+    # it grows has one. Growth that turns negative is value at risk.
+    "equity_growth": Metric("growth of the expected value of all customers",
+                            Model("identity", noise=0.01), ("orders",), "equity", dimensions=()),
+}  # fmt: skip
+
+DEFAULT_METRICS: Final[tuple[MetricName, ...]] = (
+    "revenue",
+    "orders",
+    "mean_order_value",
+    "new_customers",
+    "satisfaction",
+    "contact_rate",
+)
