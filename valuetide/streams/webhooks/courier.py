@@ -225,9 +225,11 @@ class Couriers:
             self._lanes[name, partition] = lane, task
 
     async def _end(self, places: list[tuple[str, int]]) -> None:
-        ending = {self._lanes.pop(place)[1] for place in places}
+        ending = {self._lanes[place][1] for place in places}
         while ending:
             # Before Python 3.12 asyncio.wait_for, in the client of Redis, may swallow one.
             for task in ending:
                 task.cancel()
             _, ending = await asyncio.wait(ending, timeout=CANCEL_AGAIN_SECONDS)
+        for place in places:
+            del self._lanes[place]
