@@ -143,6 +143,19 @@ def outage_alert(
     )
 
 
+def withdrawn(alert: Alert) -> Alert:
+    """Give the last step of an alert that nobody watches any more, since settings have changed."""
+    name, since = alert["fingerprint"], str(alert["since"])
+    return {
+        **alert,
+        "id": _id(name, since, "withdrawn"),
+        "state": "resolved",
+        "reason": "accepted",
+        "notify": False,
+        "sentence": f"No longer watched, settings have changed. {alert['sentence']}",
+    }
+
+
 def alert_step(alert: Alert) -> AlertStep:
     """Give what the store keeps of a message."""
     text = json.dumps(alert, ensure_ascii=False, default=_text)
@@ -169,10 +182,9 @@ def _message(
     sentence: str,
 ) -> Alert:
     reason: Reason = step.reason  # type: ignore[assignment]
-    # The same step is made again after a crash: its name comes from what it is, not from when.
-    text = "\x1f".join((name, since.isoformat(), at.isoformat(), reason))
     return {
-        "id": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
+        # The same step is made again after a crash: its name comes from what it is, not from when.
+        "id": _id(name, since.isoformat(), at.isoformat(), reason),
         "fingerprint": name,
         "rule": rule,
         "state": STATES[step.after],  # type: ignore[typeddict-item]
@@ -195,6 +207,10 @@ def _message(
         "causes": list(causes),
         "sentence": sentence,
     }
+
+
+def _id(*parts: str) -> str:
+    return hashlib.blake2b("\x1f".join(parts).encode(), digest_size=8).hexdigest()
 
 
 def _time(ms: int) -> datetime:

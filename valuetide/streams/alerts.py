@@ -380,7 +380,7 @@ def parse_steps(
         yield Step(StepId.parse(at), partition, parse_alert(fields[b"alert"]))
 
 
-def parse_acknowledgement(raw: bytes | None) -> Acknowledgement | None:
+def parse_acknowledgement(raw: bytes | str | None) -> Acknowledgement | None:
     """Make an acknowledgement of its JSON; ``None`` where there is none."""
     if raw is None:
         return None

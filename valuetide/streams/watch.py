@@ -48,7 +48,9 @@ from valuetide.streams.alert_messages import (
     outage_alert,
     outage_fingerprint,
     series_alert,
+    withdrawn,
 )
+from valuetide.streams.alerts import parse_acknowledgement
 from valuetide.streams.clock import Clock
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Outgoing
@@ -67,6 +69,9 @@ MOST_BUCKETS = 64
 LONGEST_GAP = 28
 """Empty buckets before the first ones that count: what is further back is a stray, no beginning."""
 
+RULES = ("level", "variance", "outage")
+"""The rules of the watch; alerts about the customers of shard 0 lie beside its own."""
+
 PART_BYTES = 1 << 20
 """Parts of a piece of state: Redis answers nobody while it copies one."""
 
@@ -83,6 +88,7 @@ class _Memory:
     closed_hour: int | None
     taken: Counter[int]
     equity: dict[int, int]
+    orphans: list[Alert]
 
 
 @dataclass(slots=True)
@@ -210,9 +216,10 @@ class TrendWatch:
 
     async def _read(self) -> _Memory:
         record = await self._store.read_watch()
-        return await asyncio.to_thread(self._load, record)
+        alerts = await self._store.read_open_alerts(WATCH_PARTITION)
+        return await asyncio.to_thread(self._load, record, alerts)
 
-    def _load(self, record: WatchRecord) -> _Memory:
+    def _load(self, record: WatchRecord, alerts: Mapping[str, str]) -> _Memory:
         settings, fields = self._settings, record.fields
         plan = plan_of(settings)
         try:
@@ -232,6 +239,8 @@ class TrendWatch:
                 else Producers(settings.alerts.outage_hours)
             )
             panel = Panel(plan, pieces if "panel" in pieces else None)
+            going_on = {*panel.open_alerts(), *map(outage_fingerprint, producers.firing)}
+            orphans = [json.loads(text) for name, text in alerts.items() if name not in going_on]
         except ValueError as error:
             raise FaultError(f"the watch's state in Redis cannot be read: {error}") from error
         return _Memory(
@@ -244,6 +253,7 @@ class TrendWatch:
             int(fields["closed_hour"]) if closed is not None else None,
             Counter({int(p): n for p, n in _numbered(fields, "taken:")}),
             dict(_numbered(fields, "equity:")),
+            [withdrawn(alert) for alert in orphans if alert["rule"] in RULES],
         )
 
     # -- closing ------------------------------------------------------------------------------
@@ -265,7 +275,7 @@ class TrendWatch:
         self._acknowledge(memory, acks)
         series = self._settings.series
         found = sums_of(buckets, series.bucket, (memory.closed, last), memory.closed_hour)
-        alerts: list[Alert] = []
+        alerts, memory.orphans = memory.orphans, []
         for bucket in range(memory.closed + 1, last + 1):
             first, end = bucket * self._hours_a_bucket, (bucket + 1) * self._hours_a_bucket
             alerts += self._close_hours(memory, found, end - 1)
@@ -326,10 +336,11 @@ class TrendWatch:
         for name in acks.keys() & going_on.keys():
             decider, row, unit_ms, closed = going_on[name]
             try:
-                until = int(json.loads(acks[name])["until_ms"]) // unit_ms
+                known = parse_acknowledgement(acks[name])
             except (ValueError, TypeError, KeyError):
                 log.warning("an acknowledgement cannot be read", fingerprint=name)
                 continue
+            until = known.until_ms // unit_ms if known else closed
             if until > closed:
                 decider.acknowledge(row, until)
 

@@ -21,6 +21,7 @@ from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import BrokerUnavailableError
 from valuetide.streams.settings import Settings
 from valuetide.streams.store import (
+    AlertStep,
     Commit,
     CommitRefusedError,
     OpenBuckets,
@@ -249,7 +250,6 @@ def test_who_acknowledges_is_left_alone_until_then() -> None:
         for name in names:
             said = json.dumps({"until_ms": until, "by": "ann", "why": "we know"})
             shop.store.shards[0].acknowledgements[name] = said
-        shop.store.shards[0].acknowledgements[names[0] + "x"] = "no json"
         await shop.sell(5)
         await look(watch)
         later = [step for step in shop.kept[len(names) :] if step["fingerprint"] in names]
@@ -315,18 +315,26 @@ def test_it_says_that_it_is_learning() -> None:
     asyncio.run(main())
 
 
-def test_other_holidays_or_buckets_begin_anew_and_lose_nothing_else() -> None:
+def test_other_holidays_begin_anew_and_lose_nothing_else() -> None:
     async def main() -> None:
         shop = Shop()
-        await shop.sell(40)
+        await shop.sell(75)
         await look(shop.watch())
-        before = dict(shop.fields)
+        before, told_before = dict(shop.fields), shop.kept
+        shop.store.shards[0].alerts.append(AlertStep("c", '{"rule": "at_risk"}', True))
         shop.settings = settings(holidays={"2026-12-25": "christmas"})
         await shop.sell(1)
         await look(shop.watch())
         assert (shop.fields["points"], shop.fields["learning"]) == ("1", "27")
         assert int(shop.fields["closed"]) == int(before["closed"]) + 1
         assert int(shop.fields["taken:0"]) > int(before["taken:0"])
+        # What nobody watches any more does not stay open for ever.
+        assert set(await shop.store.read_open_alerts(0)) == {"c"}
+        last = {step["fingerprint"]: step for step in shop.sent}
+        assert last.keys() == {step["fingerprint"] for step in told_before}
+        assert {step["reason"] for step in last.values()} == {"accepted"}
+        for step in last.values():
+            TypeAdapter(Alert).validate_python(step)
 
     asyncio.run(main())
 

@@ -295,8 +295,12 @@ class Panel:
         return max((group.setup[0].learning_points for group in self._groups.values()), default=0)
 
     def open_alerts(self) -> dict[str, tuple[Decider, int]]:
-        """Give decider and row of each alert that goes on, by fingerprint."""
+        """Give decider and row of each alert that goes on, by fingerprint.
+
+        One about a dimension that the settings have dropped does not.
+        """
         segments = list(self._elements)
+        watched = {WHOLE, *self.plan.dimensions}
         return {
             fingerprint(
                 rule,
@@ -306,6 +310,7 @@ class Panel:
             for group in self._groups.values()
             for rule, decider in group.deciders()
             for row in np.flatnonzero(decider.state >= State.FIRING).tolist()
+            if segments[group.at[row]][0] in watched
         }
 
     def encode(self) -> dict[str, bytes]:

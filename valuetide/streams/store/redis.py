@@ -13,7 +13,7 @@ slot of a Redis Cluster:
     cv:{p}:series:open     hash    sums of event-time buckets that are not closed yet
     cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
     cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
-    cv:{p}:acks            hash    acknowledgements of alerts, see streams.alerts
+    cv:{p}:acks            hash    fingerprint -> who knows of it, see streams.alerts
     cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
     cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
     cv:{0}:watch:state     hash    what its detectors know
@@ -112,7 +112,7 @@ def open_alerts_key(prefix: str, partition: int) -> str:
 
 
 def acks_key(prefix: str, partition: int) -> str:
-    """Give the key of what people said of a shard's alerts."""
+    """Give the key of a shard's acknowledgements."""
     return f"{prefix}:{{{partition}}}:acks"
 
 
