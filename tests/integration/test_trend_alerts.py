@@ -12,6 +12,7 @@ from redis import Redis
 from tests.support.pipeline import Facts, Pipeline, make_pipeline, metric, wait_until
 from tests.support.receiver import Receiver, receiving
 from valuetide.schemas.alert import Alert
+from valuetide.streams.settings import CustomerAlerts
 from valuetide.streams.store.redis import alerts_key, open_alerts_key, watch_key
 from valuetide.streams.trend_settings import SeriesSettings
 from valuetide.streams.webhooks.hook import Webhook
@@ -55,7 +56,14 @@ def shop(days: int = DAYS, *, shift: int = SHIFT, seed: int = 5) -> list[Facts]:
 @pytest.fixture
 def pipeline(broker: str, redis_url: str, fresh_prefix: str) -> Pipeline:
     series = SeriesSettings(idle_seconds=1.0, metrics=("revenue", "orders"))
-    return make_pipeline(broker, redis_url, fresh_prefix, clock="event", series=series)
+    return make_pipeline(
+        broker,
+        redis_url,
+        fresh_prefix,
+        clock="event",
+        series=series,
+        customer_alerts=CustomerAlerts(rules=()),
+    )
 
 
 class Kept:
