@@ -226,7 +226,8 @@ class Scenario(_Part):
     customers
         Who buy for the first time on these days or on the ``warm_up_days`` before, on average.
     warm_up_days
-        Days of which nothing is sent, so that the shop has customers when it begins.
+        Days of which nothing is sent, so that the shop has customers when it begins. To a worker
+        they are new at the first order that it sees, so there new customers fall at first.
     purchases, spend
         MBG/NBD with weeks as unit, and Gamma-Gamma.
     channels, loyalty
