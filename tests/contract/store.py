@@ -222,6 +222,9 @@ class StateStoreContract(ABC):
                 OpenBuckets({"offset:orders": "20"} | _who(2), left),
                 OpenBuckets({}, {}),
             ]
+            assert await store.read_records([2, 0, 7]) == [
+                {"max_event_at": "5"} | _who(1), {"offset:orders": "20"} | _who(2), {},
+            ]  # fmt: skip
 
         self.run(scenario)
 
@@ -265,7 +268,10 @@ class StateStoreContract(ABC):
             assert await store.read_watch() == WatchRecord(
                 2, "one", {"point": "7", "late": "1"}, {"x": b"\xff", "y": b""}
             )
+            fields = await store.read_watch_fields()
+            assert {"point": "7", "late": "1"}.items() <= fields.items()
             assert await store.read_open_alerts(0) == {"a": "1"}
+            assert await store.read_acknowledgements(0) == {}
             assert await store.read_shard(0) == ShardRecord(alerts={"a": "1"})
 
         self.run(scenario)

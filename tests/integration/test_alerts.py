@@ -15,11 +15,11 @@ from redis import Redis
 from tests.support.alerts import AT_RISK, LEVEL, alert, commit_alerts, number
 from tests.support.pipeline import cli, end, environment_of, invoke, make_settings, start_cli
 from valuetide.schemas.errors import FaultError
-from valuetide.streams.alerts import AlertReader, NoSuchAlertError, OpenAlert, Step, acks_key
+from valuetide.streams.alerts import AlertReader, NoSuchAlertError, OpenAlert, Step
 from valuetide.streams.http import HttpServer
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
-from valuetide.streams.store.redis import alerts_key, commit_key
+from valuetide.streams.store.redis import acks_key, alerts_key, commit_key
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
 

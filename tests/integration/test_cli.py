@@ -39,7 +39,20 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 FEW_SECONDS = 15.0
 """For a command that fails; each takes about two on an idle machine."""
 
-VERBS = ("demo", "up", "worker", "replay", "topics", "customer", "top", "alerts", "dlq", "doctor")
+VERBS = (
+    "demo",
+    "up",
+    "worker",
+    "replay",
+    "simulate",
+    "topics",
+    "customer",
+    "top",
+    "model",
+    "alerts",
+    "dlq",
+    "doctor",
+)
 PASSWORD = "hunter2-hunter2"
 TOKEN = "a-token-that-nobody-may-see"
 

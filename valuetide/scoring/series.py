@@ -64,7 +64,8 @@ OF_ROLE: Final[Mapping[Role, slice]] = {
     "interactions": slice(Column.INTERACTION_EVENTS, Column.FEEDBACK_EVENTS),
     "feedback": slice(Column.FEEDBACK_EVENTS, COLUMNS),
 }
-_EVENT_COLUMNS: Final = [columns.start for columns in OF_ROLE.values()]
+EVENT_COLUMNS: Final = [columns.start for columns in OF_ROLE.values()]
+"""Columns that are numbers of events."""
 
 Key = tuple[int, str, str]
 """Bucket, dimension, element."""
@@ -203,7 +204,7 @@ class OpenCells:
             for key in [key for key in self._cells if key[0] <= closed]:
                 cell = self._cells.pop(key)
                 if key[1] == WHOLE:
-                    self.gone += int(cell[_EVENT_COLUMNS].sum())
+                    self.gone += int(cell[EVENT_COLUMNS].sum())
                 self._elements.pop(key[:2], None)
                 self._changed.discard(key)
                 self._dropped.add(self._name(key))

@@ -25,6 +25,7 @@ from valuetide.schemas.errors import FaultError
 from valuetide.streams.clock import Clock
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import (
+    acks_key,
     alerts_key,
     commit_key,
     mapped_errors,
@@ -163,11 +164,6 @@ class History:
             "acknowledged": None if known is None else known.as_json(),
             "steps": [alert_as_json(step.alert) for step in self.steps],
         }
-
-
-def acks_key(prefix: str, partition: int) -> str:
-    """Give the key of a shard's acknowledgements."""
-    return f"{prefix}:{{{partition}}}:acks"
 
 
 def alert_as_json(alert: Alert) -> dict[str, Any]:
@@ -384,7 +380,7 @@ def parse_steps(
         yield Step(StepId.parse(at), partition, parse_alert(fields[b"alert"]))
 
 
-def parse_acknowledgement(raw: bytes | None) -> Acknowledgement | None:
+def parse_acknowledgement(raw: bytes | str | None) -> Acknowledgement | None:
     """Make an acknowledgement of its JSON; ``None`` where there is none."""
     if raw is None:
         return None

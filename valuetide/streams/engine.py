@@ -22,6 +22,8 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
+from valuetide.streams.turns import BREATH_SECONDS, Turns
+from valuetide.streams.watch import TrendWatch
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +76,7 @@ class Engine:
             },
             pool=pool,
             closings=Closings(settings),
+            turns=Turns(BREATH_SECONDS),
         )
         self._flow = flow
         self._on_fault = on_fault
@@ -84,6 +87,7 @@ class Engine:
         self._epochs = itertools.count(1)
         self._assigned = asyncio.Event()
         self.sweeper = Sweeper(settings, store, self._open)
+        self.watch = TrendWatch(settings, store, sender, metrics, clock, self.writer, self._open)
 
     async def wait_until_assigned(self) -> None:
         """Wait while a rebalance is under way, in which an assignment is not yet the new one."""

@@ -1,8 +1,10 @@
 """What is measured, all in one place. Base units; a customer is never a label."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import (
@@ -26,12 +28,26 @@ from valuetide.scoring.lifetime.evidence_learner import Told
 from valuetide.scoring.lifetime.grade import report
 from valuetide.scoring.signals import KINDS
 from valuetide.streams.pool import Knowledge
+from valuetide.streams.store import AlertStep
+
+T = TypeVar("T")
 
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
 PERIOD_NAMES = ("first_weeks", "later")
 """The four weeks after an order, and the time after those."""
+
+
+class _Children(dict[tuple[str, ...], T]):
+    """Children of a metric by labels: to find one costs prometheus-client more than to count."""
+
+    def __init__(self, make: Callable[..., T]) -> None:
+        self._make = make
+
+    def __missing__(self, labels: tuple[str, ...]) -> T:
+        child = self[labels] = self._make(*labels)
+        return child
 
 
 class ArrayHistogram(Collector):
@@ -222,6 +238,17 @@ class Metrics:
             "Customers scored again because their score was old",
             registry=registry,
         )
+        self.customer_alerts = Counter(
+            "valuetide_customer_alerts",
+            "Steps of alerts about customers, by rule and reason: fired, resolved, accepted",
+            ["rule", "reason"],
+            registry=registry,
+        )
+        self.customer_alerts_untold = Counter(
+            "valuetide_customer_alerts_untold",
+            "Alerts about customers that were found beyond the budget of their day",
+            registry=registry,
+        )
         self.recoveries = Counter(
             "valuetide_recoveries",
             "Times a shard went back to its last commit",
@@ -232,6 +259,40 @@ class Metrics:
             "Kafka group offsets that could not be written; they serve lag tools only",
             registry=registry,
         )
+        self.alerts = Counter(
+            "valuetide_alerts",
+            "Steps of alerts about series and producers, by rule and state",
+            ["rule", "state"],
+            registry=registry,
+        )
+        self.open_alerts = Gauge(
+            "valuetide_open_alerts",
+            "Alerts about series and producers that go on; 0 at workers without shard 0",
+            registry=registry,
+        )
+        self.series = Gauge(
+            "valuetide_series", "Series that are watched, at the worker of shard 0",
+            registry=registry,
+        )  # fmt: skip
+        self.learning_points = Gauge(
+            "valuetide_series_points_needed",
+            "Buckets until all series of the whole are past learning",
+            registry=registry,
+        )
+        self.closed_buckets = Counter(
+            "valuetide_closed_buckets", "Buckets closed, each a point of every series",
+            registry=registry,
+        )  # fmt: skip
+        self.late_events = Gauge(
+            "valuetide_late_events",
+            "Events of all shards so far that came after their bucket was closed",
+            registry=registry,
+        )
+        self.watch_lag = Gauge(
+            "valuetide_watch_lag_seconds",
+            "Event time seen by all shards less the end of the last closed bucket",
+            registry=registry,
+        )
         self.shards = Gauge("valuetide_shards", "Shards of this worker", registry=registry)
         self.paused_shards = Gauge(
             "valuetide_paused_shards",
@@ -240,6 +301,31 @@ class Metrics:
         )
         self.customers = Gauge(
             "valuetide_customers_in_memory", "Customers held in memory", registry=registry
+        )
+        self.webhook_deliveries = Counter(
+            "valuetide_webhook_deliveries",
+            "Attempts to deliver: delivered, failed (tried again), refused for good",
+            ["hook", "outcome"],
+            registry=registry,
+        )
+        self.webhook_given_up = Counter(
+            "valuetide_webhook_given_up",
+            "Steps of alerts that a webhook will never get",
+            ["hook"],
+            registry=registry,
+        )
+        self.webhook_seconds = Histogram(
+            "valuetide_webhook_seconds",
+            "Time of one attempt",
+            ["hook"],
+            buckets=DELAY_BOUNDS,
+            registry=registry,
+        )
+        self._webhook_oldest = Gauge(
+            "valuetide_webhook_oldest_seconds",
+            "Age of the oldest step that a webhook has not got, 0 where it has all",
+            ["hook"],
+            registry=registry,
         )
         self._watermark_delay = Gauge(
             "valuetide_watermark_delay_seconds",
@@ -254,13 +340,37 @@ class Metrics:
         )
         registry.register(self.event_delay)
 
+        self._stages = _Children(self.stage_seconds.labels)
+        self._outcomes = _Children(self.events.labels)
+        self._sizes = _Children(self.batch_events.labels)
+
     def stage(self, name: str, started: float) -> None:
         """Record that a stage, begun at ``time.perf_counter()`` of ``started``, has ended."""
-        self.stage_seconds.labels(name).observe(time.perf_counter() - started)
+        self._stages[name,].observe(time.perf_counter() - started)
+
+    def batch(self, topic: str, counts: Mapping[str, int]) -> None:
+        """Record what became of a topic's events in a batch, by outcome."""
+        for outcome, count in counts.items():
+            counter = self._outcomes[topic, outcome]
+            if count:
+                counter.inc(count)
+        self._sizes[topic,].observe(sum(counts.values()))
+
+    def alerted(self, steps: Sequence[AlertStep], untold: int) -> None:
+        """Count committed steps of alerts about customers, and those found beyond the budget."""
+        for step in steps:
+            said = msgspec.json.decode(step.text)
+            self.customer_alerts.labels(said["rule"], said["reason"]).inc()
+        self.customer_alerts_untold.inc(untold)
 
     def watermark(self, partition: int, delay_seconds: float) -> None:
         """Record how far a partition's watermark is behind the wall clock."""
         self._watermark_delay.labels(str(partition)).set(delay_seconds)
+
+    def watch_webhook(self, hook: str, oldest_seconds: Callable[[], float]) -> None:
+        """Have the age of a webhook's oldest step asked for whenever metrics are read."""
+        self._webhook_oldest.labels(hook).set_function(oldest_seconds)
+        self.webhook_given_up.labels(hook)  # there, and 0, before the first
 
     def lost(self, partition: int) -> None:
         """Forget what is measured per partition for one that is no longer ours."""

@@ -33,6 +33,7 @@ from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
+from valuetide.streams.webhooks.hook import Webhook
 
 LIKENESS = 0.9
 """Share of letters that a misspelt name has in common with the right one, at least."""
@@ -89,7 +90,7 @@ class CustomerAlerts(BaseModel):
     fall_share: Annotated[
         float, Field(gt=0, lt=1, description="at_risk: share by which p_alive or clv fell")
     ] = 0.5
-    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 2.0
+    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 3.0
     won_back_p_alive: Annotated[
         float, Field(ge=0, le=1, description="won_back: p_alive before the order was below")
     ] = 0.2
@@ -233,6 +234,10 @@ class Settings(BaseSettings):
     ] = 120.0
     top_size: Annotated[int, Field(ge=1, le=10_000, description="Best customers kept")] = 100
 
+    webhooks: Annotated[
+        tuple[Webhook, ...], Field(description="Who is told of alerts: [[webhooks]] in TOML")
+    ] = ()
+
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65_535, description="0: any free port")] = 8_088
     http_token: Annotated[
@@ -262,6 +267,12 @@ class Settings(BaseSettings):
     def _horizons_rise(self) -> Self:
         if list(self.horizons_days) != sorted(set(self.horizons_days)):
             raise ValueError("horizons_days: must rise, as 90, 365")
+        return self
+
+    @model_validator(mode="after")
+    def _webhooks_differ(self) -> Self:
+        if len({hook.name for hook in self.webhooks}) < len(self.webhooks):
+            raise ValueError("webhooks: each needs a name of its own")
         return self
 
     @model_validator(mode="after")

@@ -109,7 +109,7 @@ def test_survival_is_that_of_purchases_and_signals_together() -> None:
     ratio = told["p_alive"] / base["p_alive"]
     assert abs(ratio - 1) > 0.01
     for name in ("clv_90d", "clv_365d", "expected_orders_90d"):
-        assert told[name] == pytest.approx(base[name] * ratio, rel=2e-3)
+        assert told[name] == pytest.approx(base[name] * ratio, rel=2e-3, abs=5e-3)
     assert told["expected_order_value"] == base["expected_order_value"]
 
 

@@ -467,8 +467,9 @@ def test_shards_score_with_what_all_have_learned() -> None:
         now[0] = 10.0
         await pool.refresh(store, 2, 10.0, (90,))
         both = pool.knowledge.parameters
-        wanted = np.exp((one.purchases[0] + 3 * two.purchases[0]) / 4)
-        assert both.purchases.r == pytest.approx(wanted)
+        first, second = one.parameters.purchases, two.parameters.purchases
+        rates = (first.r / first.alpha + 3 * second.r / second.alpha) / 4
+        assert both.purchases.r / both.purchases.alpha == pytest.approx(rates)
 
         other = Pool(lambda: now[0])
         other.put(1, share(two, 3_000))

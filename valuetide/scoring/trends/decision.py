@@ -376,13 +376,23 @@ def outage(point: int, stopped_points: IntArray) -> tuple[Signal, FloatArray]:
     stopped_points
         For how many points each producer has been silent, (n,); 0 when it is not.
 
+    Notes
+    -----
+    One point with events ends an outage, whereas a series must come back for longer than noise
+    might: the residual then is so large that the mean of the last points is past half the shift.
+
     Examples
     --------
     >>> signal, residual = outage(100, np.array([0, 2]))
     >>> signal.since.tolist(), signal.direction.tolist(), residual.tolist()
-    ([101, 99], [1, -1], [0.0, -1.0])
+    ([101, 99], [1, -1], [4.0, -1.0])
     """
-    gone = np.where(stopped_points > 0, -1.0, 0.0)
-    length = np.where(stopped_points > 0, LONGEST_RUN, 1.0)
+    stopped = stopped_points > 0
+    length = np.where(stopped, LONGEST_RUN, 1.0)
     since = point - stopped_points + 1
-    return Signal(length, since, stopped_points, np.zeros(gone.size), gone), gone
+    after = np.where(stopped, -1.0, 0.0)
+    signal = Signal(length, since, stopped_points, np.zeros(after.size), after)
+    return signal, np.where(stopped, -1.0, _COMES_AGAIN)
+
+
+_COMES_AGAIN: Final = 4.0

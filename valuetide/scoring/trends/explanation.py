@@ -274,6 +274,15 @@ class Explanation:
             "sentence": self.sentence(),
         }
 
+    def ending(self) -> str:
+        """What it was, in one sentence, when it is over."""
+        whose = f" of {self.segment}" if self.segment else ""
+        unit = f" {self.unit}" if self.unit else ""
+        return (
+            f"{self.metric[:1].upper()}{self.metric[1:]}{whose} was {_number(self.actual)} instead "
+            f"of {_number(self.expected)}{unit} on average since {self.since:%Y-%m-%d}."
+        )
+
     def sentence(self) -> str:
         """All of it in one sentence."""
         way = "down" if self.actual < self.expected else "up"
@@ -287,12 +296,13 @@ class Explanation:
             f"at stake; by chance this happens once in {_span(self.run_length_days)}"
         )
         if not self.causes:
-            return text + ", and no single segment explains it."
+            return text + ("." if self.segment else ", and no single segment explains it.")
         first = self.causes[0]
         others = [cause for cause in self.causes[1:] if cause.dimension == first.dimension]
         named = " and ".join(cause.element for cause in [first, *others])
         power = sum(cause.power for cause in [first, *others])
-        return f"{text}, and {first.dimension} {named} explains {power * 100:.0f} % of it."
+        explain = "explain" if others else "explains"
+        return f"{text}, and {first.dimension} {named} {explain} {power * 100:.0f} % of it."
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,8 @@ slot of a Redis Cluster:
     cv:{p}:series:open     hash    sums of event-time buckets that are not closed yet
     cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
     cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
-    cv:{p}:acks            hash    fingerprint -> who knows of the alert, and until when
+    cv:{p}:acks            hash    fingerprint -> who knows of it, see streams.alerts
+    cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
     cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
     cv:{0}:watch:state     hash    what its detectors know
 
@@ -115,8 +116,8 @@ def open_alerts_key(prefix: str, partition: int) -> str:
     return f"{prefix}:{{{partition}}}:alert"
 
 
-def acknowledgements_key(prefix: str, partition: int) -> str:
-    """Give the key of what people said of a shard's alerts."""
+def acks_key(prefix: str, partition: int) -> str:
+    """Give the key of a shard's acknowledgements."""
     return f"{prefix}:{{{partition}}}:acks"
 
 
@@ -309,7 +310,7 @@ class RedisStore:
 
     async def read_acknowledgements(self, partition: int) -> dict[str, str]:
         """Give by fingerprint what people said of alerts that go on, JSON."""
-        return await self._read_texts(acknowledgements_key(self._prefix, partition))
+        return await self._read_texts(acks_key(self._prefix, partition))
 
     async def read_watch(self) -> WatchRecord:
         """Give what is known of the watch; an empty record before its first commit."""

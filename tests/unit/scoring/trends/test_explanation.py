@@ -109,7 +109,14 @@ def test_the_sentence() -> None:
     spread = explanation(causes=[], segment="tier gold", expected=0.0, actual=3.0)
     assert spread.sentence() == (
         "Revenue of tier gold is up since 2026-11-02: 3 instead of 0 EUR, 2,100 EUR a day at "
-        "stake; by chance this happens once in 9 years, and no single segment explains it."
+        "stake; by chance this happens once in 9 years."
+    )
+    assert explanation(causes=[]).sentence().endswith(", and no single segment explains it.")
+    web = Cause("channel", "web", 0.05, 0.01, 500.0, 400.0)
+    both = explanation(causes=[explanation().causes[0], web]).sentence()
+    assert both.endswith("and channel email and web explain 98 % of it.")
+    assert explanation().ending() == (
+        "Revenue was 7,900 instead of 10,000 EUR on average since 2026-11-02."
     )
 
 

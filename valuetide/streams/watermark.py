@@ -1,0 +1,58 @@
+"""Up to when events of all inputs have been seen, which decides when buckets close."""
+
+from collections.abc import Mapping, Sequence
+
+from valuetide.schemas.topics import INPUTS
+
+Record = Mapping[str, str]
+
+
+class Watermark:
+    """Event time up to which no more events are expected, late ones aside.
+
+    An input is one topic of one shard, since a replay may be far ahead in one topic and behind in
+    another. The watermark is the least of the largest event times of all inputs that are not idle:
+    one without news for a while holds nothing up. When all are idle, a live shop's time goes on
+    with the wall clock, while what was replayed stands at the largest event time of all.
+
+    Parameters
+    ----------
+    idle_seconds
+        After which an input without news is idle.
+    """
+
+    def __init__(self, idle_seconds: float) -> None:
+        self._idle_seconds = idle_seconds
+        self._offsets: dict[tuple[int, str], str] = {}
+        self._changed_at: dict[tuple[int, str], float] = {}
+
+    def of(self, records: Sequence[Record], wall_ms: int, now: float) -> int | None:
+        """Give the watermark, ms since 1970, ``None`` before the first event.
+
+        Parameters
+        ----------
+        records
+            Of all shards.
+        wall_ms
+            Wall clock. Nothing is seen up to later than now, whatever an event says of its time.
+        now
+            Seconds that only rise.
+        """
+        seen: dict[tuple[int, str], int] = {}
+        busy: list[int] = []
+        for partition, record in enumerate(records):
+            for role in INPUTS:
+                key = partition, role
+                offset = record.get(f"offset:{role}", "0")
+                if self._offsets.get(key) != offset:
+                    self._offsets[key], self._changed_at[key] = offset, now
+                seen[key] = int(record.get(f"max_event_at:{role}", 0))
+                if now - self._changed_at[key] < self._idle_seconds:
+                    busy.append(seen[key])
+        if busy:
+            least = min(busy)
+        elif any(record.get("live") == "1" for record in records):
+            least = wall_ms
+        else:
+            least = max(seen.values(), default=0)
+        return min(least, wall_ms) if least else None
