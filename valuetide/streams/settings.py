@@ -147,6 +147,10 @@ class Settings(BaseSettings):
     ] = "cv"
     group: Annotated[str, Field(min_length=1, description="Kafka consumer group")] = "valuetide"
     topics: TopicNames = TopicNames()
+    layout: Annotated[
+        Literal["readable", "compact"],
+        Field(description="Of customers in Redis; compact: packed states, scored when read"),
+    ] = "readable"
     partitions: Annotated[
         int, Field(ge=1, le=10_000, description="Of each topic; fixed for ever")
     ] = 4

@@ -371,7 +371,7 @@ class ShardMemory:
             months=months,
             ids=scored.ids,
             states=self._customers.pack(scored.rows),
-            rows=stored_rows(scored.fields),
+            rows=stored_rows(scored.fields) if self._settings.layout == "readable" else (),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
             series=self.series.changes(self.max_event_at, self.counters["total:equity"]),
