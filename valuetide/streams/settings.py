@@ -214,7 +214,7 @@ class Settings(BaseSettings):
     ] = 0.0
     max_batch_events: Annotated[
         int, Field(ge=1, le=100_000, description="Events of one micro-batch, at most")
-    ] = 4_000
+    ] = 10_000
     max_batches_in_flight: Annotated[
         int, Field(ge=1, le=64, description="Per shard: batches that wait for the network")
     ] = 4
