@@ -18,7 +18,7 @@ pytestmark = pytest.mark.servers
 
 DAY = 86_400
 FIRST_DAY = 19_000
-DAYS, SHIFT = 120, 90
+DAYS, SHIFT = 115, 90
 CHANNELS = {"web": 40, "app": 40, "store": 20}
 
 
