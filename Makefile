@@ -8,8 +8,8 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 PYTEST ?= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-speed bench-stages bench-clv bench-alerts \
-	wheel lock clean
+.PHONY: help demo test test-kafka fuzz lint format docs bench-smoke bench-speed bench-stages bench-clv \
+	bench-evidence bench-alerts wheel lock clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -78,6 +78,9 @@ bench-stages: $(VENV)/dev  ## Where the worker's CPU time goes, by stage
 
 bench-clv: $(VENV)/dev  ## Lifetime value through the pipeline against batch fits of the same data
 	$(BIN)/python -m bench.clv
+
+bench-evidence: $(VENV)/dev  ## What interactions and feedback add, where they tell something and where not
+	$(BIN)/python -m bench.clv_evidence
 
 bench-alerts: $(VENV)/dev  ## Trend alerts: false alarms, delays, causes, cost, and River's detectors
 	$(BIN)/python -m bench.alerts

@@ -35,7 +35,7 @@ MOST_US = 5.0
 WATCHED: dict[str, tuple[Any, str]] = {
     "learn": (ShardModel, "learn"),
     "learn: sample": (Sample, "fold"),
-    "learn: steps": (Learner, "step"),
+    "learn: steps": (Learner, "settle"),
     "learn: grading": (Grading, "_turn"),
     "score": (ShardModel, "expect"),
     "score: model": (shard_model, "potential"),

@@ -39,7 +39,20 @@ pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 FEW_SECONDS = 15.0
 """For a command that fails; each takes about two on an idle machine."""
 
-VERBS = ("demo", "up", "worker", "replay", "topics", "customer", "top", "alerts", "dlq", "doctor")
+VERBS = (
+    "demo",
+    "up",
+    "worker",
+    "replay",
+    "simulate",
+    "topics",
+    "customer",
+    "top",
+    "model",
+    "alerts",
+    "dlq",
+    "doctor",
+)
 PASSWORD = "hunter2-hunter2"
 TOKEN = "a-token-that-nobody-may-see"
 
@@ -238,10 +251,19 @@ def test_readers_of_a_sound_system(pipeline: Pipeline) -> None:
     checks = {finding["check"] for finding in findings}
     assert {"versions", "broker", "topics", "redis", "state", "clock", "partitioners"} <= checks
 
-    other = invoke(environment | {"VALUETIDE_HALF_LIFE_DAYS": "30"}, "doctor")
+    half_life = {"VALUETIDE_HALF_LIFE_DAYS": "30"}
+    for verb in (("top",), ("customer", best["customer_id"]), ("model",)):
+        fails(invoke(environment | half_life, *verb), 1, "half_life_days=90")
+        dollars = invoke(environment | {"VALUETIDE_VOCABULARY__BASE_CURRENCY": "USD"}, *verb)
+        assert dollars.returncode == 0
+        assert "USD" not in dollars.stdout
+    assert "money in EUR" in table.stdout
+    assert "EUR (clv_365d)" in dollars.stdout
+
+    other = invoke(environment | half_life, "doctor")
     fails(other, 1, "1 thing to mend")
     assert "half_life_days=90" in other.stdout
-    refused = cli(environment | {"VALUETIDE_HALF_LIFE_DAYS": "30"}, "worker")
+    refused = cli(environment | half_life, "worker")
     assert refused.returncode == 1
     assert "half_life_days=90" in refused.stderr.splitlines()[-1]
 

@@ -180,6 +180,25 @@ def test_scores_are_what_the_formulas_say_across_a_restart(
         assert score["clv_90d_low"] <= score["clv_90d_high"]
 
     check_command_line(pipeline, learned, state)
+    check_other_horizons(pipeline)
+
+
+def check_other_horizons(pipeline: Pipeline) -> None:
+    """Fields of horizons that are no longer set are not shown, and those that are set, at once."""
+    other = pipeline.with_settings(horizons_days=(30, 90))
+
+    async def read() -> dict[str, Score]:
+        async with Reader(other.settings) as reader:
+            return {score["customer_id"]: score async for score in reader.evaluate()}
+
+    state = other.state()
+    assert steady(state) == steady(asyncio.run(read()))
+    for customer, score in pipeline.state().items():
+        now: Any = state[customer]
+        assert {"clv_30d", "clv_30d_low", "expected_orders_30d"} <= now.keys()
+        assert not [name for name in now if "365d" in name]
+        # There are no grades of 30 days, so only the middle is what it was.
+        assert now["clv_90d"] == score["clv_90d"]
 
 
 def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Score]) -> None:

@@ -34,6 +34,7 @@ from valuetide.streams.local import LOCAL, LocalWorker, prepare
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.reader import Overview, Reader
 from valuetide.streams.settings import Settings, load_settings
+from valuetide.streams.webhooks.hook import REVEAL
 
 PARTITIONS = 4
 WAIT_SECONDS = 40.0
@@ -230,7 +231,7 @@ def environment_of(settings: Settings, **more: str) -> dict[str, str]:
     """Write settings as environment variables, beside what every process needs."""
     kept = ("PATH", "HOME", "LANG", "TMPDIR", "VIRTUAL_ENV")
     variables = {name: os.environ[name] for name in kept if name in os.environ}
-    values = settings.model_dump(mode="json", exclude_none=True)
+    values = settings.model_dump(mode="json", exclude_none=True, context=REVEAL)
     for name in values:
         if isinstance(secret := getattr(settings, name), SecretStr):
             values[name] = secret.get_secret_value()

@@ -34,6 +34,8 @@ METRICS = {
     "valuetide_event_delay_seconds": set(),
     "valuetide_commit_seconds": set(),
     "valuetide_commits_total": {"outcome"},
+    "valuetide_webhook_oldest_seconds": {"hook"},
+    "valuetide_webhook_given_up_total": {"hook"},
     "valuetide_dead_letters_total": {"reason"},
     "valuetide_watermark_delay_seconds": {"partition"},
     "valuetide_shards": set(),

@@ -5,8 +5,8 @@ known today, so that nothing is told because parameters were learned:
 
     at_risk    P(alive) has fallen by a set share since the newest order, or lifetime value by that
                share since the last score. Once between two orders.
-    growth     a new order has raised lifetime value by a set factor, and above the upper end of the
-               interval that the last score gave
+    growth     a new order has raised lifetime value by a set factor over that of the last score and
+               over that just after the order before, and above the upper end of the last interval
     won_back   a new order of somebody whose P(alive) just before it was below a set value
 
 What a score needs to know of earlier ones is two bits of the packed state: whether any was watched,
@@ -46,7 +46,7 @@ class Limits:
     """
 
     fall: float = 0.5
-    growth: float = 2.0
+    growth: float = 3.0
     won_back: float = 0.2
 
 
@@ -86,7 +86,7 @@ class Moves:
 class Found:
     """Buyers whom a rule has found, (n,) each, and the flags that the packed state takes.
 
-    ``growth`` still is to be compared with the interval.
+    Of ``growth`` the value after the order before and the interval are still to be looked at.
     """
 
     at_risk: BoolArray
@@ -148,9 +148,10 @@ class Budget:
     """Limit of alerts a day that lets the greatest through.
 
     The first ``size`` of a day pass at once. From then on only who is worth more than the least of
-    the ``size`` greatest so far passes, until ``CAP`` times the budget is spent. So in a stream in
-    no order all but few of the day's greatest pass, none waits for the end of the day, and the
-    limit holds whatever comes.
+    the ``size`` greatest found so far passes, until ``CAP`` times the budget is spent. A day after
+    one with more than enough begins where that one ended: only who would have been among its
+    ``size`` greatest passes. So none waits for the end of a day, the limit holds whatever comes,
+    and where days are alike most of the greatest pass.
 
     Parameters
     ----------
@@ -160,13 +161,16 @@ class Budget:
         The day that the rest is about; an earlier day counts as this one.
     spent
         Alerts that passed.
+    floor
+        Money that the day began with: only who is worth more passes.
     greatest
-        What the greatest of these are worth, at most ``size``, rising.
+        What the greatest of those found are worth, at most ``size``, rising.
     """
 
     size: int
     day: int = 0
     spent: int = 0
+    floor: float = 0.0
     greatest: list[float] = field(default_factory=list)
 
     def take(self, day: int, worth: FloatArray) -> BoolArray:
@@ -177,7 +181,7 @@ class Budget:
         day
             Number of the day.
         worth
-            Money, (n,); those with most go first.
+            Money, above 0, (n,); those with most go first.
 
         Examples
         --------
@@ -186,24 +190,29 @@ class Budget:
         [False, True, True]
         >>> budget.take(1, np.array([6.5, 6.2])).tolist(), budget.spent
         ([True, False], 3)
+        >>> budget.take(2, np.array([6.2, 6.8])).tolist()
+        [False, True]
         """
         if day > self.day:
+            enough = len(self.greatest) >= self.size and day == self.day + 1
+            self.floor = self.greatest[0] if enough else 0.0
             self.day, self.spent, self.greatest = day, 0, []
         passed = np.zeros(worth.size, np.bool_)
         for nth in np.argsort(-worth, kind="stable").tolist():
             money = float(worth[nth])
             full = len(self.greatest) >= self.size
-            if self.spent >= CAP * self.size or (full and money <= self.greatest[0]):
+            if full and money <= self.greatest[0]:
                 break
-            passed[nth] = True
-            self.spent += 1
             bisect.insort(self.greatest, money)
             del self.greatest[: -self.size]
+            if money > self.floor and self.spent < CAP * self.size:
+                passed[nth] = True
+                self.spent += 1
         return passed
 
     def encode(self) -> str:
-        """Text of which ``decode`` makes the same: day, spent, and the greatest."""
-        return " ".join([str(self.day), str(self.spent), *map(repr, self.greatest)])
+        """Text of which ``decode`` makes the same: day, spent, floor, and the greatest."""
+        return " ".join(map(repr, [self.day, self.spent, self.floor, *self.greatest]))
 
     @classmethod
     def decode(cls, text: str, size: int) -> Self:
@@ -214,5 +223,5 @@ class Budget:
         ValueError
             When it cannot be read.
         """
-        day, spent, *greatest = text.split(" ")
-        return cls(size, int(day), int(spent), [float(money) for money in greatest][-size:])
+        day, spent, floor, *greatest = text.split(" ")
+        return cls(size, int(day), int(spent), float(floor), [float(m) for m in greatest][-size:])

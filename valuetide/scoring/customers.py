@@ -86,13 +86,15 @@ class Customers:
             raise ValueError(f"{len(ids)} ids and {len(packed)} states")
         if len(set(ids)) != len(ids) or not self.index.keys().isdisjoint(ids):
             raise ValueError("a customer was added twice")
-        known = np.array([blob is not None for blob in packed], np.bool_)
-        state = decode([blob for blob in packed if blob is not None])
+        blobs = [blob for blob in packed if blob is not None]
+        state = decode(blobs) if blobs else None
         rows = np.arange(len(self.ids), len(self.ids) + len(ids))
         self._reserve(len(self.ids) + len(ids))
         self.ids.extend(ids)
         self.index.update(zip(ids, rows.tolist(), strict=True))
-        restored = rows[known]
+        if state is None:
+            return rows
+        restored = rows[[blob is not None for blob in packed]]
         self.records[restored] = state.records
         self.signals[restored] = state.signals
         self.ring[restored[:, None], self._ring_slots(restored)] = state.ring

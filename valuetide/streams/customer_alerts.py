@@ -6,8 +6,8 @@
 Which alerts go on is known from the last step of each, which the store keeps; how many there were
 today is a field of the shard's record:
 
-    told       day (UTC, 1970-01-01 is 0), alerts of that day, and what the greatest are worth in
-               minor units, rising, with blanks between
+    told       day (UTC, 1970-01-01 is 0), alerts of that day, money that it began with, and what
+               the greatest found are worth, rising; minor units, with blanks between
     untold     how many were found beyond the budget, ever
 
 All of it is part of the commit of the customers' states, so after a crash the same is found again.
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.schemas.alert import Alert
-from valuetide.scoring.arrays import DAY_MS, FloatArray, IntArray
+from valuetide.scoring.arrays import DAY_MS, BoolArray, FloatArray, IntArray
 from valuetide.scoring.customer_alerts import Budget, Limits, Moves, alive_at_order, judge
 from valuetide.scoring.lifetime.moved import PARTS
 from valuetide.scoring.packed import FALLEN, WATCHED
@@ -146,19 +146,57 @@ class CustomerWatch:
         self, scores: Scores, model: ShardModel, pool: Pool
     ) -> tuple[NDArray[np.uint8], list[_Offer]]:
         """Give the new flags, and whom the rules find among those who are worth enough."""
+        rules, flags = self._settings.rules, scores.flags.copy()
+        if "at_risk" not in rules:
+            flags &= ~np.uint8(WATCHED | FALLEN)
+        if not rules:
+            return flags, []
         ahead, totals, knowledge = scores.ahead, scores.totals, pool.knowledge
         buyers = ahead.buyers
-        past, basis = scores.past[buyers], scores.basis[:, buyers]
-        known = ~np.isnan(past.clv)
-        learned = past.clv + ahead.moved[PARTS.index("parameters")]
-        ordered = known & (basis[_LAST] > past.basis[_LAST])
-        waited = np.ones(buyers.size)
-        came = np.flatnonzero(ordered)
+        worthy = self._worthy(scores.percentile, ahead.clv)
+        moves = self._moves(scores, worthy, model, pool)
+        found = judge(moves, self._limits)
+        offers = []
+        if "at_risk" in rules:
+            flags[buyers] = found.flags
+            who = np.flatnonzero(found.at_risk)
+            if who.size:
+                then = model.worth_at_order(scores.basis[:, buyers[who]], totals, knowledge)
+                before = np.maximum(then, moves.clv_before[who])
+                enough = self._worthy(pool.percentiles.of(before), before)
+                offers.append(self._offer("at_risk", scores, who[enough], before[enough]))
+        if "growth" in rules:
+            who = np.flatnonzero(found.growth & worthy)
+            if who.size:
+                past = scores.past[buyers[who]]
+                # Who comes back from silence has not grown.
+                then = model.worth_at_order(past.basis, totals, knowledge)
+                before = np.maximum(then, moves.clv_before[who])
+                grown = ahead.clv[who] > model.foreseen(past, totals, knowledge)
+                grown &= ahead.clv[who] >= self._limits.growth * before
+                offers.append(self._offer("growth", scores, who[grown], before[grown]))
+        if "won_back" in rules:
+            who = np.flatnonzero(found.won_back & worthy)
+            if who.size:
+                before = moves.clv_before[who] + ahead.moved[PARTS.index("time"), who]
+                offers.append(self._offer("won_back", scores, who, before))
+        return flags, offers
+
+    def _moves(self, scores: Scores, worthy: BoolArray, model: ShardModel, pool: Pool) -> Moves:
+        """Compare the two scores; P(alive) before an order only of those of whom it counts."""
+        ahead, knowledge, buyers = scores.ahead, pool.knowledge, scores.ahead.buyers
+        last, frequency = scores.basis[_LAST, buyers], scores.basis[_FREQUENCY, buyers]
+        clv = scores.past.clv[buyers]
+        known = ~np.isnan(clv)
+        learned = clv + ahead.moved[PARTS.index("parameters")]
+        ordered = known & (last > scores.past.basis[_LAST, buyers])
+        waited = np.ones(known.size)
+        came = np.flatnonzero(ordered & worthy)
         if came.size:
             # An order that lies in the future counts as one of now.
-            at = np.minimum(basis[_LAST, came], scores.now_ms)
-            waited[came] = model.alive_waiting(past[came], at, knowledge)
-        moves = Moves(
+            at = np.minimum(last[came], scores.now_ms)
+            waited[came] = model.alive_waiting(scores.past[buyers[came]], at, knowledge)
+        return Moves(
             flags=scores.flags[buyers],
             known=known,
             ordered=ordered,
@@ -166,43 +204,19 @@ class CustomerWatch:
             alive_waited=waited,
             clv=ahead.clv,
             p_alive=ahead.potential.p_alive,
-            alive_at_order=alive_at_order(knowledge.parameters.purchases, basis[_FREQUENCY]),
+            alive_at_order=alive_at_order(knowledge.parameters.purchases, frequency),
         )
-        found = judge(moves, self._limits)
-        flags, rules = scores.flags.copy(), self._settings.rules
-        unwatched = ~np.uint8(WATCHED | FALLEN)
-        flags[buyers] = found.flags if "at_risk" in rules else flags[buyers] & unwatched
 
-        offers = []
-        risky = np.flatnonzero(found.at_risk)
-        if "at_risk" in rules and risky.size:
-            then = model.worth_at_order(basis[:, risky], totals, knowledge)
-            before = np.maximum(then, moves.clv_before[risky])
-            rank = pool.percentiles.of(before)
-            offers.append(self._offer("at_risk", scores, risky, before, rank, before))
-        grown = np.flatnonzero(found.growth)
-        if "growth" in rules and grown.size:
-            high = model.foreseen(past[grown], totals, knowledge)
-            grown = grown[ahead.clv[grown] > high]
-            before, rank = moves.clv_before[grown], scores.percentile[grown]
-            offers.append(self._offer("growth", scores, grown, before, rank, ahead.clv[grown]))
-        back = np.flatnonzero(found.won_back)
-        if "won_back" in rules and back.size:
-            before = moves.clv_before[back] + ahead.moved[PARTS.index("time"), back]
-            rank = scores.percentile[back]
-            offers.append(self._offer("won_back", scores, back, before, rank, ahead.clv[back]))
-        return flags, offers
+    def _worthy(self, rank: FloatArray, clv: FloatArray) -> BoolArray:
+        """Tell who is worth enough, by percentile and lifetime value in minor units, ``(n,)``."""
+        least = self._settings
+        found: BoolArray = rank >= least.least_percentile
+        if least.least_clv:
+            found &= clv >= least.least_clv * self._scale
+        return found
 
-    def _offer(
-        self,
-        rule: Rule,
-        scores: Scores,
-        which: IntArray,
-        before: FloatArray,
-        rank: FloatArray,
-        judged: FloatArray,
-    ) -> _Offer:
-        """Leave out who is not worth enough, and who has such an alert already.
+    def _offer(self, rule: Rule, scores: Scores, which: IntArray, before: FloatArray) -> _Offer:
+        """Leave out where too little is at stake, and who has such an alert already.
 
         Parameters
         ----------
@@ -210,17 +224,13 @@ class CustomerWatch:
             Positions among the buyers.
         before
             Value instead of which there is now another, minor units.
-        rank, judged
-            Percentile and value by which a customer is worth enough: the greater ones, before a
-            fall and after a rise.
         """
-        least, now = self._settings, scores.ahead.clv[which]
+        now = scores.ahead.clv[which]
         # A share of nothing is no number, so before is a minor unit at least.
         before = np.maximum(np.round(before), 1.0)
         who = scores.ahead.buyers[which]
-        fits = (rank >= least.least_percentile) & (judged >= least.least_clv * self._scale)
         stake = np.abs(now - before) / (self._scale * self._days)
-        fits &= (stake >= least.least_stake) & ((now < before) == (rule == "at_risk"))
+        fits = (stake >= self._settings.least_stake) & ((now < before) == (rule == "at_risk"))
         for nth in np.flatnonzero(fits).tolist():
             alerts = self._open.get(scores.ids[who[nth]], ())
             fits[nth] = all(alert["rule"] != rule for alert in alerts)
@@ -234,13 +244,10 @@ class CustomerWatch:
         worth = np.concatenate([np.abs(offer.now - offer.before) for offer in offers])
         passed = self._budget.take(scores.now_ms // DAY_MS, worth)
         self._untold += int((~passed).sum())
-        steps: list[AlertStep] = []
-        start = 0
-        for offer in offers:
-            chosen = np.flatnonzero(passed[start : start + offer.who.size])
-            steps += [self._fired(scores, offer, nth) for nth in chosen.tolist()]
-            start += offer.who.size
-        return steps
+        whose = [(offer, nth) for offer in offers for nth in range(offer.who.size)]
+        greatest_first = np.flatnonzero(passed)
+        greatest_first = greatest_first[np.argsort(-worth[greatest_first], kind="stable")]
+        return [self._fired(scores, *whose[place]) for place in greatest_first.tolist()]
 
     def _fired(self, scores: Scores, offer: _Offer, nth: int) -> AlertStep:
         who = int(offer.who[nth])

@@ -298,11 +298,12 @@ class Decoder:
             satisfaction = np.where(ours, worth, -1)
         good = np.ones(n, np.bool_)
         for wrong, field, text in faults:
-            rejections.extend(
-                Rejection(int(index[i]), field, f"{field}: {text}")
-                for i in np.flatnonzero(wrong & good)
-            )
-            good &= ~wrong
+            if wrong.any():
+                rejections.extend(
+                    Rejection(int(index[i]), field, f"{field}: {text}")
+                    for i in np.flatnonzero(wrong & good)
+                )
+                good &= ~wrong
         customer = list(map(attrgetter("customer_id"), events))
         event = _hashes(map(attrgetter("event_id"), events), n, _SEEDS[self._role])
         labels = {name: self._labelled(name, events) for name in self._labels}
@@ -380,7 +381,8 @@ def _opinions(events: list[Any], share: NDArray[np.float64]) -> NDArray[np.int64
 
 
 def _minor(value: NDArray[np.float64], limit: float) -> NDArray[np.int64]:
-    return np.rint(np.clip(value, 0.0, limit)).astype(np.int64)
+    # np.clip takes three times as long on few values.
+    return np.rint(np.minimum(np.maximum(value, 0.0), limit)).astype(np.int64)
 
 
 def _hashes(texts: Iterable[str], count: int, seed: int) -> NDArray[np.uint64]:

@@ -22,6 +22,7 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
+from valuetide.streams.turns import BREATH_SECONDS, Turns
 from valuetide.streams.watch import TrendWatch
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Engine:
             },
             pool=pool,
             closings=Closings(settings),
+            turns=Turns(BREATH_SECONDS),
         )
         self._flow = flow
         self._on_fault = on_fault

@@ -13,6 +13,7 @@ from valuetide.streams.admin import admin_client, check_topics, create_topics, t
 from valuetide.streams.embedded import EmbeddedServices
 from valuetide.streams.guarded import LOOPBACK, GuardedServer
 from valuetide.streams.settings import Settings, load_settings
+from valuetide.streams.webhooks.hook import REVEAL
 
 WORKER_GRACE_SECONDS = 15.0
 LOCAL: dict[str, Any] = {
@@ -101,9 +102,18 @@ class LocalWorker(GuardedServer):
             connection.close()
 
 
+def _toml_value(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        pairs = (f"{key} = {_toml_value(one)}" for key, one in value.items() if one is not None)
+        return f"{{ {', '.join(pairs)} }}"
+    return json.dumps(value)
+
+
 def _toml(settings: Settings, port: int) -> str:
     """Write settings as TOML: JSON's scalars, strings and lists are TOML's."""
-    values = settings.model_dump(mode="json", exclude={"http_host", "http_token"})
+    values = settings.model_dump(mode="json", exclude={"http_host", "http_token"}, context=REVEAL)
     for name in values:
         if isinstance(secret := getattr(settings, name), SecretStr):
             values[name] = secret.get_secret_value()
@@ -116,7 +126,7 @@ def _toml(settings: Settings, port: int) -> str:
             lines.append(f"[{name}]")
         for key, value in entries.items():
             if value is not None and key not in nested:
-                lines.append(f"{key} = {json.dumps(value)}")
+                lines.append(f"{key} = {_toml_value(value)}")
         for key, value in nested.items():
             table(f"{name}.{key}" if name else key, value)
 

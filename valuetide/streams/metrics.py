@@ -1,8 +1,10 @@
 """What is measured, all in one place. Base units; a customer is never a label."""
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import (
@@ -22,12 +24,30 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from valuetide.scoring.lifetime.evidence_learner import Told
 from valuetide.scoring.lifetime.grade import report
+from valuetide.scoring.signals import KINDS
 from valuetide.streams.pool import Knowledge
+from valuetide.streams.store import AlertStep
+
+T = TypeVar("T")
 
 DELAY_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 600.0)
 STAGE_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 BATCH_BOUNDS = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000)
+PERIOD_NAMES = ("first_weeks", "later")
+"""The four weeks after an order, and the time after those."""
+
+
+class _Children(dict[tuple[str, ...], T]):
+    """Children of a metric by labels: to find one costs prometheus-client more than to count."""
+
+    def __init__(self, make: Callable[..., T]) -> None:
+        self._make = make
+
+    def __missing__(self, labels: tuple[str, ...]) -> T:
+        child = self[labels] = self._make(*labels)
+        return child
 
 
 class ArrayHistogram(Collector):
@@ -118,7 +138,52 @@ class ModelCollector(Collector):
                 errors[name].add_metric([horizon], quality.mae)
             coverage.add_metric([horizon, "all"], found.coverage)
             coverage.add_metric([horizon, "likely"], found.likely_coverage)
-        return [correction, outcomes, bias, slope, *errors.values(), coverage]
+        return [
+            correction,
+            outcomes,
+            bias,
+            slope,
+            *errors.values(),
+            coverage,
+            *_evidence(knowledge.told),
+        ]
+
+
+def _evidence(told: Told | None) -> list[GaugeMetricFamily]:
+    """Give what interactions and feedback were found to tell, where that is learned."""
+    if told is None:
+        return []
+    prefix = "valuetide_model_evidence"
+    ratio = GaugeMetricFamily(
+        f"{prefix}_rate_ratio",
+        "Signals of customers who left per signal of others, by estimate; below 1: a sign of life",
+        labels=["signal", "period"],
+    )
+    counts = GaugeMetricFamily(
+        f"{prefix}_beyond_doubt",
+        "1 for signals whose ratios are beyond doubt: only these count",
+        labels=["signal"],
+    )
+    days = GaugeMetricFamily(
+        f"{prefix}_days",
+        "Days with a signal between two orders, of the customers in the panels",
+        labels=["signal"],
+    )
+    for nth, kind in enumerate(KINDS):
+        counts.add_metric([kind], float(told.beyond_doubt[nth]))
+        days.add_metric([kind], float(told.days[nth]))
+        for period, log_ratio in zip(PERIOD_NAMES, told.estimate.log_ratio[nth], strict=True):
+            ratio.add_metric([kind, period], float(np.exp(log_ratio)))
+    others = (
+        ("in_force", "1 while scores are made with what signals tell", float(told.in_force)),
+        ("gain_nats", "Log probability of outcomes gained by signals, summed", told.gain),
+        ("gain_sd_nats", "Standard deviation of that sum by chance alone", told.gain_sd),
+        ("purchases", "Purchases that this rests on; old ones count in part", told.buyers),
+    )
+    gauges = [ratio, counts, days]
+    for name, documentation, value in others:
+        gauges.append(GaugeMetricFamily(f"{prefix}_{name}", documentation, value=value))
+    return gauges
 
 
 class Metrics:
@@ -171,6 +236,17 @@ class Metrics:
         self.swept_customers = Counter(
             "valuetide_swept_customers",
             "Customers scored again because their score was old",
+            registry=registry,
+        )
+        self.customer_alerts = Counter(
+            "valuetide_customer_alerts",
+            "Steps of alerts about customers, by rule and reason: fired, resolved, accepted",
+            ["rule", "reason"],
+            registry=registry,
+        )
+        self.customer_alerts_untold = Counter(
+            "valuetide_customer_alerts_untold",
+            "Alerts about customers that were found beyond the budget of their day",
             registry=registry,
         )
         self.recoveries = Counter(
@@ -226,6 +302,31 @@ class Metrics:
         self.customers = Gauge(
             "valuetide_customers_in_memory", "Customers held in memory", registry=registry
         )
+        self.webhook_deliveries = Counter(
+            "valuetide_webhook_deliveries",
+            "Attempts to deliver: delivered, failed (tried again), refused for good",
+            ["hook", "outcome"],
+            registry=registry,
+        )
+        self.webhook_given_up = Counter(
+            "valuetide_webhook_given_up",
+            "Steps of alerts that a webhook will never get",
+            ["hook"],
+            registry=registry,
+        )
+        self.webhook_seconds = Histogram(
+            "valuetide_webhook_seconds",
+            "Time of one attempt",
+            ["hook"],
+            buckets=DELAY_BOUNDS,
+            registry=registry,
+        )
+        self._webhook_oldest = Gauge(
+            "valuetide_webhook_oldest_seconds",
+            "Age of the oldest step that a webhook has not got, 0 where it has all",
+            ["hook"],
+            registry=registry,
+        )
         self._watermark_delay = Gauge(
             "valuetide_watermark_delay_seconds",
             "Wall clock less the largest event time committed, per partition",
@@ -239,13 +340,37 @@ class Metrics:
         )
         registry.register(self.event_delay)
 
+        self._stages = _Children(self.stage_seconds.labels)
+        self._outcomes = _Children(self.events.labels)
+        self._sizes = _Children(self.batch_events.labels)
+
     def stage(self, name: str, started: float) -> None:
         """Record that a stage, begun at ``time.perf_counter()`` of ``started``, has ended."""
-        self.stage_seconds.labels(name).observe(time.perf_counter() - started)
+        self._stages[name,].observe(time.perf_counter() - started)
+
+    def batch(self, topic: str, counts: Mapping[str, int]) -> None:
+        """Record what became of a topic's events in a batch, by outcome."""
+        for outcome, count in counts.items():
+            counter = self._outcomes[topic, outcome]
+            if count:
+                counter.inc(count)
+        self._sizes[topic,].observe(sum(counts.values()))
+
+    def alerted(self, steps: Sequence[AlertStep], untold: int) -> None:
+        """Count committed steps of alerts about customers, and those found beyond the budget."""
+        for step in steps:
+            said = msgspec.json.decode(step.text)
+            self.customer_alerts.labels(said["rule"], said["reason"]).inc()
+        self.customer_alerts_untold.inc(untold)
 
     def watermark(self, partition: int, delay_seconds: float) -> None:
         """Record how far a partition's watermark is behind the wall clock."""
         self._watermark_delay.labels(str(partition)).set(delay_seconds)
+
+    def watch_webhook(self, hook: str, oldest_seconds: Callable[[], float]) -> None:
+        """Have the age of a webhook's oldest step asked for whenever metrics are read."""
+        self._webhook_oldest.labels(hook).set_function(oldest_seconds)
+        self.webhook_given_up.labels(hook)  # there, and 0, before the first
 
     def lost(self, partition: int) -> None:
         """Forget what is measured per partition for one that is no longer ours."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from valuetide.schemas.errors import FaultError
 from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
 from valuetide.scoring.lifetime.evidence import NOTHING, Rates
-from valuetide.scoring.lifetime.evidence_learner import Evidence, proven_rates
+from valuetide.scoring.lifetime.evidence_learner import Evidence, Told, proven_rates, told
 from valuetide.scoring.lifetime.evidence_pieces import HEAD as EVIDENCE
 from valuetide.scoring.lifetime.grade import Grade, pooled_grade
 from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
@@ -43,6 +43,8 @@ class Knowledge:
         By horizon in days what was predicted against what came.
     rates
         What signals tell of survival; nothing unless that has helped.
+    told
+        What they were found to tell, in force or not; ``None`` where that is not learned.
     """
 
     parameters: Parameters = PRIOR
@@ -51,6 +53,7 @@ class Knowledge:
     learned_factor: float = 1.0
     grades: Mapping[int, Grade] = field(default_factory=dict)
     rates: Rates = NOTHING
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,11 +206,13 @@ def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
         days: [share.grading.horizons[days] for share in known if days in share.grading.horizons]
         for days in horizons
     }
+    evidence = [share.evidence for share in known if share.evidence is not None]
     return Knowledge(
         parameters,
         {days: pooled_conformal(one.conformal for one in all_) for days, all_ in graded.items()},
         pooled_factor(tempos, proven=True),
         pooled_factor(tempos),
         {days: pooled_grade(one.grade for one in all_) for days, all_ in graded.items()},
-        proven_rates([share.evidence for share in known if share.evidence is not None]),
+        proven_rates(evidence),
+        told(evidence) if evidence else None,
     )

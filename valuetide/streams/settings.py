@@ -22,6 +22,7 @@ from pydantic import (
 )
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -32,6 +33,7 @@ from valuetide.schemas.score import DEFAULT_HORIZONS
 from valuetide.schemas.topics import TopicNames
 from valuetide.schemas.vocabulary import Vocabulary
 from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
+from valuetide.streams.webhooks.hook import Webhook
 
 LIKENESS = 0.9
 """Share of letters that a misspelt name has in common with the right one, at least."""
@@ -48,6 +50,18 @@ credentials is said in one place."""
 def _or_none(value: object) -> object:
     """Take empty text for not set, as compose files and shells write it."""
     return None if value == "" else value
+
+
+def _listed(value: object) -> object:
+    """Take 90,365 or [90, 365], as environment variables are text."""
+    if isinstance(value, str):
+        try:
+            return [
+                int(part) for part in value.strip().removeprefix("[").removesuffix("]").split(",")
+            ]
+        except ValueError:
+            raise ValueError("must be whole days that rise, as 90,365") from None
+    return value
 
 
 OptionalText = Annotated[str | None, BeforeValidator(_or_none)]
@@ -76,7 +90,7 @@ class CustomerAlerts(BaseModel):
     fall_share: Annotated[
         float, Field(gt=0, lt=1, description="at_risk: share by which p_alive or clv fell")
     ] = 0.5
-    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 2.0
+    growth_factor: Annotated[float, Field(gt=1, description="growth: clv rose by")] = 3.0
     won_back_p_alive: Annotated[
         float, Field(ge=0, le=1, description="won_back: p_alive before the order was below")
     ] = 0.2
@@ -147,6 +161,8 @@ class Settings(BaseSettings):
     ] = 90.0
     horizons_days: Annotated[
         tuple[Annotated[int, Field(ge=1, le=3_650)], ...],
+        NoDecode,
+        BeforeValidator(_listed),
         Field(min_length=1, max_length=4, description="How far clv looks, rising; names fields"),
     ] = DEFAULT_HORIZONS
     yearly_discount: Annotated[
@@ -214,6 +230,10 @@ class Settings(BaseSettings):
     ] = 120.0
     top_size: Annotated[int, Field(ge=1, le=10_000, description="Best customers kept")] = 100
 
+    webhooks: Annotated[
+        tuple[Webhook, ...], Field(description="Who is told of alerts: [[webhooks]] in TOML")
+    ] = ()
+
     http_host: str = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65_535, description="0: any free port")] = 8_088
     http_token: Annotated[
@@ -243,6 +263,12 @@ class Settings(BaseSettings):
     def _horizons_rise(self) -> Self:
         if list(self.horizons_days) != sorted(set(self.horizons_days)):
             raise ValueError("horizons_days: must rise, as 90, 365")
+        return self
+
+    @model_validator(mode="after")
+    def _webhooks_differ(self) -> Self:
+        if len({hook.name for hook in self.webhooks}) < len(self.webhooks):
+            raise ValueError("webhooks: each needs a name of its own")
         return self
 
     @model_validator(mode="after")

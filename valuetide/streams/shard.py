@@ -33,6 +33,7 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.clock import Clock
 from valuetide.streams.closings import Closings
+from valuetide.streams.customer_alerts import UNTOLD
 from valuetide.streams.decode import Decoded, Decoder, Rejection, Role
 from valuetide.streams.flood import Flood
 from valuetide.streams.metrics import Metrics
@@ -50,6 +51,7 @@ from valuetide.streams.store import (
     StateStore,
     StoreUnavailableError,
 )
+from valuetide.streams.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -110,6 +112,7 @@ class Services:
     decoders: dict[Role, Decoder]
     pool: Pool
     closings: Closings
+    turns: Turns = field(default_factory=Turns)
 
 
 @dataclass(slots=True)
@@ -400,6 +403,7 @@ class Shard:
         await self._slots.acquire()
         launched = False
         try:
+            await self._services.turns.mine()
             if self._failure is None and (self._queue or sweep):
                 self._busy = True
                 if sweep is not None:
@@ -411,6 +415,7 @@ class Shard:
                 if step is not None:
                     self._launch(step)
                     launched = True
+                self._services.turns.over()
                 self._busy = False
                 self._quiet.set()
         finally:
@@ -526,6 +531,7 @@ class Shard:
         )
         self.committed = dict(self._memory.positions)
         self._committed_event_at = self._memory.max_event_at
+        self._untold = int(record.fields.get(UNTOLD, 0))
 
     # -- sweep --------------------------------------------------------------------------------
 
@@ -735,6 +741,8 @@ class Shard:
         if await self._make_room():
             unknown = memory.unknown([c for read in reads for c in read.decoded.customer])
         states = await self._services.store.read_states(self.partition, unknown)
+        # Others may have had their turns meanwhile; what follows takes as long as a batch.
+        await self._services.turns.mine()
         memory.add_customers(unknown, states)
 
     async def _make_room(self) -> bool:
@@ -813,15 +821,15 @@ class Shard:
         """Count what is committed now; what is done again after a failure counts once."""
         metrics = self._services.metrics
         metrics.commits.labels("committed").inc()
+        untold = int(step.commit.fields[UNTOLD])
+        metrics.alerted(step.commit.alerts, untold - self._untold)
+        self._untold = untold
         if not step.counts:
             metrics.swept_customers.inc(len(step.keys))
             self._end_sweep(len(step.keys))
             return
         for role, counts in step.counts.items():
-            topic = getattr(self._services.settings.topics, role)
-            for outcome, count in counts.items():
-                metrics.events.labels(topic, outcome).inc(count)
-            metrics.batch_events.labels(topic).observe(sum(counts.values()))
+            metrics.batch(getattr(self._services.settings.topics, role), counts)
         for name in step.rejected:
             metrics.dead_letters.labels(name).inc()
         wall = self._services.clock.wall_ms()

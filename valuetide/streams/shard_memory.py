@@ -120,6 +120,7 @@ class ShardMemory:
                 f"partition {partition}: its record in Redis cannot be read: {error}"
             ) from error
         self.forget_customers()
+        self._blank = self._make_blank()
 
     def _load(self, record: ShardRecord) -> None:
         fields = record.fields
@@ -178,14 +179,35 @@ class ShardMemory:
                 f"partition {self.partition}: a customer's state in Redis cannot be read: {error}"
             ) from error
         self.counters["total:customers"] += states.count(None)
+        self._reserve(len(self._customers))
+        for column, blank in zip(self._columns, self._blank, strict=True):
+            column[..., rows] = blank
+        known = rows[[state is not None for state in states]]
+        if known.size:
+            self._note(known)
+
+    def _make_blank(self) -> tuple[NDArray[Any], ...]:
+        """Give the columns of a customer of whom nothing is known yet; nobody may be in memory."""
+        row = self._customers.add([""], [None])
+        self._reserve(1)
+        self._note(row)
+        blank = tuple(column[..., row] for column in self._columns)
+        self.forget_customers()
+        return blank
+
+    def _note(self, rows: NDArray[np.intp]) -> None:
+        """Note what the last score of customers said and rested on, as their states have it."""
         # Any moment gives the same rank values, as long as its weight does not overflow.
         value = self._value(rows, LANDMARK_MS)
-        self._reserve(len(self._customers))
         self._scored[:, rows] = _totals(value)
         self._basis[:, rows] = basis_of(value)
         self._signals[rows] = self._customers.signals[rows]
         ranks = self._rank_values(value, self._customers.records["clv"][rows], LANDMARK_MS)
         self._ranks[:, rows] = ranks
+
+    @property
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self._scored, self._basis, self._signals, self._ranks
 
     def _reserve(self, count: int) -> None:
         """Make room for rows, twice as much as there was."""

@@ -23,6 +23,7 @@ from valuetide.streams.http import HttpServer
 from valuetide.streams.knock import knock_at_redis
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
+from valuetide.streams.webhooks.courier import Couriers
 
 WATCH_SECONDS = 0.5
 PAUSED_SHOWN = 3
@@ -95,6 +96,7 @@ class Worker:
             asyncio.create_task(self._watch_broker(app)),
             asyncio.create_task(self._sweep(app)),
             asyncio.create_task(self._watch_series(app)),
+            asyncio.create_task(self._deliver(app)),
         ]
         try:
             await asyncio.wait([start, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +125,14 @@ class Worker:
         await app.assigned.wait()
         try:
             await app.engine.watch.run()
+        except Exception as error:
+            app.on_fault(error)
+
+    async def _deliver(self, app: App) -> None:
+        """Tell webhooks of alerts."""
+        await app.assigned.wait()
+        try:
+            await Couriers(self.settings, app.metrics, self._engine_shards).run()
         except Exception as error:
             app.on_fault(error)
 

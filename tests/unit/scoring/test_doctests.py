@@ -11,6 +11,7 @@ from valuetide import scoring
 OURS = (
     "arrays",
     "current_value",
+    "customer_alerts",
     "customers",
     "decay",
     "fold",

@@ -18,7 +18,10 @@ from valuetide.streams.metrics import DELAY_BOUNDS, ArrayHistogram, Metrics
 from valuetide.streams.shard_memory import OUTCOMES
 
 BOUNDS = (0.1, 1.0, 10.0)
-UNITS = ("_seconds", "_events", "_bytes", "_info", "_shards", "_memory", "_total")
+UNITS = (
+    *("_seconds", "_events", "_bytes", "_info", "_shards", "_memory", "_total"),
+    *("_alerts", "_series", "_needed"),
+)
 
 
 def samples(registry: CollectorRegistry) -> dict[tuple[str, str], float]:

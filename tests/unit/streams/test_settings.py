@@ -51,6 +51,18 @@ def test_defaults_are_good() -> None:
     assert settings.redis_url.get_secret_value() == "redis://127.0.0.1:6379/0"
 
 
+@pytest.mark.parametrize("text", ["30,365", "[30, 365]", " 30, 365 "])
+def test_horizons_are_days_with_commas_or_json(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALUETIDE_HORIZONS_DAYS", text)
+    assert load_settings().horizons_days == (30, 365)
+
+
+@pytest.mark.parametrize("text", ["", "30;365", "30,x", "1.5", "365,30", "30,30", "0"])
+def test_horizons_that_are_none_are_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALUETIDE_HORIZONS_DAYS", text)
+    assert "horizons_days" in refused()
+
+
 def test_caller_before_environment_before_file_before_default(
     config: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

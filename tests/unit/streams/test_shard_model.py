@@ -426,12 +426,14 @@ def check_lines(knowledge: Knowledge) -> None:
     """Of the command ``valuetide model``."""
     shown = Learned(knowledge, 200, 1_000, {}, corrected=True, currency="EUR")
     found = report(knowledge.grades[90].recent)
-    text = "\n".join(model_lines(shown, None, "EUR"))
+    text = "\n".join(model_lines(shown, None))
     assert (
         f"on, it has proven to help: what is expected is multiplied by {knowledge.factor:.3f}"
         in text
     )
     assert "90 days ahead, 120 outcomes known" in text
+    assert "revenue, EUR: bias" in text
+    assert "+ is too much" in text
     assert f"orders: bias {found.orders.bias:+.1%}" in text
     assert f"of likely buyers {found.likely_coverage:.1%}" in text
     assert f"{found.revenue.realised[9]:.2f}" in text
@@ -442,7 +444,7 @@ def check_lines(knowledge: Knowledge) -> None:
     off = model_as_json(Learned(knowledge, 200, 1_000, {}, corrected=False, currency="EUR"), None)
     assert not off["ratio_correction"]["in_force"]
     empty = Learned(Knowledge(grades={365: Grade()}), 0, 0, {}, corrected=True, currency="EUR")
-    assert "365 days ahead: no outcome is known yet" in model_lines(empty, None, "EUR")
+    assert "365 days ahead: no outcome is known yet" in model_lines(empty, None)
     assert json.dumps(model_as_json(empty, None), allow_nan=False)
 
 
@@ -465,8 +467,9 @@ def test_shards_score_with_what_all_have_learned() -> None:
         now[0] = 10.0
         await pool.refresh(store, 2, 10.0, (90,))
         both = pool.knowledge.parameters
-        wanted = np.exp((one.purchases[0] + 3 * two.purchases[0]) / 4)
-        assert both.purchases.r == pytest.approx(wanted)
+        first, second = one.parameters.purchases, two.parameters.purchases
+        rates = (first.r / first.alpha + 3 * second.r / second.alpha) / 4
+        assert both.purchases.r / both.purchases.alpha == pytest.approx(rates)
 
         other = Pool(lambda: now[0])
         other.put(1, share(two, 3_000))

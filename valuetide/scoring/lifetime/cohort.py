@@ -105,7 +105,7 @@ class Cohort:
         at = np.searchsorted(members["key"], self.members["key"])
         np.minimum(at, max(members.size - 1, 0), out=at)
         held = np.flatnonzero(members["key"][at] == self.members["key"]) if members.size else at[:0]
-        then, now = self.members[held], members[at[held]]
+        then, now = np.take(self.members, held), np.take(members, at[held])
         predictive = Predictive(
             *(then[name].astype(np.float64) for name in ("none", "log_median", "log_sd"))
         )

@@ -344,14 +344,62 @@ def learn_orders(learner: Learner, evidence: Evidence, orders: Orders) -> int:
         done, steps = until, steps + 1
 
 
-def proven_rates(shards: Iterable[Evidence]) -> Rates:
-    """Rates to score with: ``candidate_rates`` while they have helped, else ``NOTHING``."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What signals have been found to tell, whether it is in force or not.
+
+    Attributes
+    ----------
+    estimate
+        Rates as they are estimated.
+    beyond_doubt
+        Kinds whose ratios are, (k,); those of the others count as 1.
+    days
+        Days with a signal of each kind between orders, of the members at the last check, (k,).
+    gain, gain_sd
+        By how much the logarithm of the probability given to outcomes was higher with signals,
+        summed, and the standard deviation of that sum if nothing were to be gained.
+    buyers
+        Purchases among these outcomes; old ones count in part.
+    in_force
+        Whether scores are made with it.
+    """
+
+    estimate: Rates
+    beyond_doubt: BoolArray
+    days: FloatArray
+    gain: float
+    gain_sd: float
+    buyers: float
+    in_force: bool
+
+
+def told(shards: Iterable[Evidence]) -> Told:
+    """What the signals of all shards tell."""
     known = list(shards)
     gain, square, buyers = (
         sum(getattr(shard, name) for shard in known) for name in ("gain", "square", "buyers")
     )
+    information = sum((shard.information for shard in known), _PRIOR_PRECISION)
+    natural = sum((shard.natural for shard in known), np.zeros(_WIDTH))
+    estimate = np.clip(np.linalg.solve(information, natural), -_BOUND, _BOUND)
+    candidate = candidate_rates(known)
     proven = buyers >= _GATE_BUYERS and gain > _GATE_SD * np.sqrt(square)
-    return candidate_rates(known) if proven else NOTHING
+    return Told(
+        _with_logs(_lived_through(known), estimate),
+        np.any(candidate.log_ratio != 0.0, axis=1),
+        sum((shard.moments[0] for shard in known), np.zeros(len(KINDS))),
+        gain,
+        float(np.sqrt(square)),
+        buyers,
+        bool(proven) and not candidate.silent,
+    )
+
+
+def proven_rates(shards: Iterable[Evidence]) -> Rates:
+    """Rates to score with: ``candidate_rates`` while they have helped, else ``NOTHING``."""
+    known = list(shards)
+    return candidate_rates(known) if told(known).in_force else NOTHING
 
 
 def candidate_rates(shards: Iterable[Evidence]) -> Rates:

@@ -191,7 +191,8 @@ class Grading:
             return
         shares = max(1, members.size // _COHORT_SIZE)
         turn = day // horizon.every_days % shares
-        chosen = members[(members["key"] >> np.uint64(8)) % np.uint64(shares) == turn]
+        whose_turn = (members["key"] >> np.uint64(8)) % np.uint64(shares) == turn
+        chosen = np.take(members, np.flatnonzero(whose_turn))
         settled = day >= int(members["first_day"].min()) + FIRST_DAYS
         factor = self.tempo.factor if settled else TOO_EARLY
         if not chosen.size:

@@ -4,8 +4,8 @@
     customers   customers of the shard, decimal: what its parameters weigh when shards are pooled
     00 .. ff    members whose key ends in that byte, sorted by key, 40 bytes each
 
-Keys are hashes, so a piece has 8 of 2,048 members: a single order rewrites 320 bytes and the head,
-a thousand orders most of the 82 kB. The pieces depend on the learner alone, not on how they came
+Keys are hashes, so a piece has 16 of 4,096 members: a single order rewrites 640 bytes and the head,
+a thousand orders most of the 164 kB. The pieces depend on the learner alone, not on how they came
 to be written.
 """
 
@@ -77,7 +77,7 @@ class Changes:
         members = self._learner.sample.members
         last = (members["key"] & np.uint64(0xFF)).astype(np.uint8)
         # Stable: members are sorted by key, and so are those of each piece.
-        data = members[np.argsort(last, kind="stable")].tobytes()
+        data = np.take(members, np.argsort(last, kind="stable")).tobytes()
         size = MEMBER.itemsize
         ends = (np.cumsum(np.bincount(last, minlength=PIECES)) * size).tolist()
         pieces = {

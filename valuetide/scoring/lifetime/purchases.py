@@ -6,11 +6,10 @@ number of repeat purchases, t_x, the time of the last of them, and T, the time u
 the first purchase and in weeks.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import gammaln, psi, zeta
+from scipy.special import expit, gammaln
 
 from valuetide.scoring.arrays import FloatArray, IntArray
 from valuetide.scoring.lifetime.parameters import Purchases
@@ -99,81 +98,106 @@ def log_likelihood(model: Purchases, seen: Histories) -> FloatArray:
     return total
 
 
-def slope_and_curvature(model: Purchases, seen: Histories) -> tuple[FloatArray, FloatArray]:
+def slope_and_curvature(
+    model: Purchases, seen: Histories, count: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """First and second derivatives of the log-likelihood by ln(r, alpha, a, b).
+
+    Parameters
+    ----------
+    count
+        How many customers have each of the histories, (n,); without it one.
 
     Returns
     -------
-    The gradient of each customer, (4, n), and the sum of the second derivatives, (4, 4).
+    The gradient of one customer of each history, (4, n), and the sum of the second derivatives of
+    all customers, (4, 4).
 
     Notes
     -----
     The likelihood is a product of gamma functions times alive + left. Of ln(alive + left) the
     gradient is w U' + (1-w) V', U and V the logarithms of the two, w = P(alive), and the second
-    derivative w U'' + (1-w) V'' + w (1-w) (U'-V') (U'-V')^T. That of each function of one
-    parameter and x is evaluated once a number x, a small whole one for nearly everyone.
+    derivative w U'' + (1-w) V'' + w (1-w) (U'-V') (U'-V')^T. What depends on x alone is evaluated
+    once a number x, a small whole one for nearly everyone.
     """
     r, alpha, a, b = model.r, model.alpha, model.a, model.b
-    x, shape = seen.x, r + seen.x
-    left = 1.0 - p_alive(model, seen)
-    now, then = 1.0 / (alpha + seen.age), 1.0 / (alpha + seen.t_x)
-    log_now, log_then = -np.log(now), -np.log(then)
-    by_x = _by_x(_gamma_terms, model, x)
+    x = seen.x
+    if count is None:
+        count = np.ones(x.size)
+    terms, twice = _gamma_terms(model, int(x.max(initial=0)))
+    by_x = np.take(terms, x, axis=1)
+    shape, part = by_x[4], by_x[3]
+    now, then = alpha + seen.age, alpha + seen.t_x
+    log_now = np.log(now)
+    silence = np.log(then)
+    silence -= log_now  # below 0
+    left = expit(by_x[5] - shape * silence)
+    now, then = alpha / now, alpha / then
+    then -= now
 
-    slope = np.empty((4, x.size))
+    slope, gap = np.empty((2, 4, x.size))
     # w ln(alpha+T) + (1-w) ln(alpha+t_x), and the same of the inverses.
-    slope[0] = r * (by_x[0] + np.log(alpha) - log_now - left * (log_then - log_now))
-    inverse = now + left * (then - now)
-    slope[1] = r - alpha * shape * inverse
-    slope[2] = a * by_x[1] + left
-    slope[3] = b * (by_x[2] - left / (b + x))
+    slope[0] = by_x[0] - r * (log_now + left * silence)
+    inverse = now + left * then
+    slope[1] = r - shape * inverse
+    slope[2] = by_x[1] + left
+    slope[3] = by_x[2] - left * part
 
     # U' - V', by the logarithms of the parameters.
-    gap = np.empty_like(slope)
-    gap[0] = r * (log_then - log_now)
-    gap[1] = alpha * shape * (then - now)
+    np.multiply(silence, r, out=gap[0])
+    np.multiply(shape, then, out=gap[1])
     gap[2] = -1.0
-    gap[3] = b / (b + x)
-    curve = (gap * (left * (1.0 - left))) @ gap.T
-    cross = r - alpha * r * float(inverse.mean())
-    squares = now * now + left * (then * then - now * now)
-    curve[0, 1] += x.size * cross
-    curve[1, 0] += x.size * cross
-    curve[0, 0] += r * r * by_x[3].sum()
-    curve[1, 1] += float((alpha * alpha * shape * squares - r).sum())
-    curve[2, 2] += float((a * a * by_x[4] - left).sum())
-    curve[3, 3] += float((b * b * (by_x[5] + left / (b + x) ** 2)).sum())
-    curve[2, 3] += a * b * by_x[4].sum()
-    curve[3, 2] += a * b * by_x[4].sum()
+    gap[3] = part
+    gone = count * left
+    curve: FloatArray = (gap * (gone * (1.0 - left))) @ gap.T
+    customers = float(count.sum())
+    by_r, by_ab, by_b = twice @ np.bincount(x, count, twice.shape[1])
+    squares = now * now + left * (then * (then + 2.0 * now))
+    curve[0, 0] += r * r * by_r
+    curve[1, 1] += float(count @ (shape * squares)) - r * customers
+    curve[2, 2] += a * a * by_ab - float(gone.sum())
+    curve[3, 3] += b * b * by_b + float(gone @ (part * part))
+    for (row, column), cross in {
+        (0, 1): r * (customers - float(count @ inverse)),
+        (2, 3): a * b * by_ab,
+    }.items():
+        curve[row, column] += cross
+        curve[column, row] += cross
     # d2/d(ln t)2 = t2 d2/dt2 + t d/dt.
-    curve[np.diag_indices(4)] += slope.sum(axis=1)
+    curve[np.diag_indices(4)] += slope @ count
     return slope, curve
 
 
-def _gamma_terms(model: Purchases, x: IntArray) -> FloatArray:
-    """What does not depend on times: by r, a, b, and twice by r, a (or a and b), b, (6, n)."""
-    r, a, b = model.r, model.a, model.b
-    both, twice_both = psi(a + b) - psi(a + b + x + 1), zeta(2.0, a + b) - zeta(2.0, a + b + x + 1)
-    return np.stack(
-        [
-            psi(r + x) - psi(r),
-            both,
-            both + psi(b + x + 1) - psi(b),
-            zeta(2.0, r + x) - zeta(2.0, r),
-            twice_both,
-            twice_both + zeta(2.0, b + x + 1) - zeta(2.0, b),
-        ]
-    )
+def _gamma_terms(model: Purchases, highest_x: int) -> tuple[FloatArray, FloatArray]:
+    """What does not depend on times, for every x from 0 to the highest.
 
+    Returns
+    -------
+    (6, x+1): the parts of the gradient by ln r, ln a and ln b, b / (b+x), r + x, ln(a / (b+x)); and
+    (3, x+1): second derivatives by r, by a (or a and b), and by b.
 
-def _by_x(
-    function: Callable[[Purchases, IntArray], FloatArray], model: Purchases, x: IntArray
-) -> FloatArray:
-    """A function of x, (k, n), evaluated once for every number up to the greatest."""
-    highest = int(x.max(initial=0))
-    if highest >= x.size:
-        return function(model, x)
-    return np.take(function(model, np.arange(highest + 1)), x, axis=1)
+    Notes
+    -----
+    Differences of psi at a distance of x are sums of x terms, psi(z+1) = psi(z) + 1/z, and those of
+    its derivative likewise, which costs less than to evaluate either.
+    """
+    r, alpha, a, b = model.r, model.alpha, model.a, model.b
+    x = np.arange(highest_x + 1.0)
+    by_r, by_ab, by_b = inverses = 1.0 / (np.array([[r], [a + b], [b]]) + x)
+    squares = np.cumsum(inverses * inverses, axis=1)
+    rates = np.cumsum(by_r)
+    both = np.cumsum(by_ab)
+    once = [
+        r * (rates - by_r + np.log(alpha)),
+        -a * both,
+        # Term by term: the sums are nearly the same where a is small.
+        b * np.cumsum(a * by_ab * by_b),
+        b * by_b,
+        r + x,
+        np.log(a * by_b),
+    ]
+    twice = [by_r * by_r - squares[0], squares[1], squares[1] - squares[2]]
+    return np.stack(once), np.stack(twice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +246,8 @@ def future(
     expectations before they are averaged; Batislam et al. (2007) for what is averaged over.
     """
     size = seen.x.size
-    rule = chances_to_leave(model.a, model.b, int(seen.x.max(initial=0)))
+    most = float(((model.r + seen.x) / (model.alpha + seen.age)).max(initial=0.0)) * horizons.max()
+    rule = chances_to_leave(model.a, model.b, int(seen.x.max(initial=0)), most)
     # Weights depend on x alone, and most customers have one of a few.
     distinct = np.flatnonzero(np.bincount(seen.x))
     rows = np.searchsorted(distinct, seen.x)
@@ -233,10 +258,10 @@ def future(
     for start in range(0, size, _CHUNK):
         part = slice(start, start + _CHUNK)
         weights_by_p = np.take(table, rows[part], axis=0)
-        shape = model.r + seen.x[part]
+        shape, ages = model.r + seen.x[part], model.alpha + seen.age[part]
         exponent = -shape[:, None]
         for nth, horizon in enumerate(horizons.tolist()):
-            relative = horizon / (model.alpha + seen.age[part])
+            relative = horizon / ages
             spread = relative[:, None] * rule.p
             stay = np.log1p(spread)
             stay *= exponent
@@ -248,8 +273,9 @@ def future(
             none[nth, part] = np.exp(-shape * np.log1p(relative))
             # Of those who are still there at the horizon: p shape t' (1 + p t')^-(shape+1).
             np.add(gone, 1.0, out=stay)
-            spread /= spread + 1.0
             stay *= spread
+            spread += 1.0
+            stay /= spread
             stay *= shape[:, None]
             gone += stay
             gone *= rule.pairs_factor

@@ -18,9 +18,9 @@ from valuetide.scoring.arrays import FloatArray, IntArray
 _TAIL: Final = 15.0
 # Step in u; the density of u is never narrower than about 1 / sqrt(a) + 1 / sqrt(B).
 _STEP: Final = 0.65
-# Below this u nodes spread out doubly exponentially: there h is constant, only p^a still falls,
-# slowly for a small a.
-_FLAT: Final = -14.0
+# So far below p = 1 / orders expected of those who stay, h is constant and only p^a still falls,
+# slowly for a small a: there nodes spread out doubly exponentially, in u.
+_FLAT: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,17 @@ class Rule:
         return weights
 
 
-def chances_to_leave(a: float, b: float, highest_x: int) -> Rule:
+def chances_to_leave(a: float, b: float, highest_x: int, most_orders: float) -> Rule:
     """Rule for averages over Beta(a, b+x+1), x from 0 to the highest.
+
+    Parameters
+    ----------
+    most_orders
+        Expected of a customer who stays: what is averaged is constant for p far below its inverse.
 
     Examples
     --------
-    >>> rule = chances_to_leave(0.8, 2.5, 10)
+    >>> rule = chances_to_leave(0.8, 2.5, 10, 20.0)
     >>> mean = rule.weights(np.array([0, 10])) @ rule.p
     >>> np.allclose(mean, [0.8 / 4.3, 0.8 / 14.3], rtol=1e-6)
     True
@@ -68,11 +73,14 @@ def chances_to_leave(a: float, b: float, highest_x: int) -> Rule:
     least, most = b + 1.0, b + 1.0 + highest_x
     top = np.log(a / least) + _reach(least, width)
     bottom = np.log(a / most) - _reach(a, width)
-    if bottom < _FLAT:
-        # u = s - (exp(_FLAT - s) - 1): from which s on does it cover the tail?
-        bottom = _FLAT - np.log1p(_FLAT - bottom)
+    # In whole steps, so that most batches of customers have the same nodes, and the last digits of
+    # what is expected of one do not move with who else is asked for.
+    flat = -_FLAT - 2.0 * float(np.ceil(np.log(max(most_orders, 1.0)) / 2.0))
+    if bottom < flat:
+        # u = s - (exp(flat - s) - 1): from which s on does it cover the tail?
+        bottom = flat - np.log1p(flat - bottom)
     s = np.arange(bottom, top + step, step)
-    stretch = np.exp(_FLAT - s)
+    stretch = np.exp(flat - s)
     u = s - stretch
     log_p, log_q = -np.logaddexp(0.0, -u), -np.logaddexp(0.0, u)
     p = np.maximum(np.exp(log_p), 1e-300)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from valuetide.scoring.arrays import BoolArray, FloatArray, IdArray, IntArray, group_starts
 
-SIZE: Final = 2048
+SIZE: Final = 4096
 MEMBER: Final = np.dtype(
     [
         ("key", "<u8"), ("first_day", "<i4"), ("last_day", "<i4"), ("x", "<u4"), ("_", "<u4"),
@@ -31,6 +31,7 @@ MEMBER: Final = np.dtype(
 """One member: key, days of the first and last purchase, repeat purchases, spend on them, currency
 units, spend on the first day."""
 
+_BYTES: Final = np.dtype((np.void, MEMBER.itemsize))
 # Of a batch's heavy buyers only few have a tenth order: one by one costs less than in columns.
 _FEW: Final = 16
 _ALL: Final = (1 << 64) - 1
@@ -175,7 +176,7 @@ class Sample:
         days = exact.order_days[keep]
         fresh["x"] = np.maximum(days - 1, 0)
         others = self.members[~np.isin(self.members["key"], fresh["key"])]
-        self._keep_smallest(np.concatenate([others, fresh[days > 0]]))
+        self._keep_smallest(others, fresh[days > 0])
 
     def differs(self, exact: Exact) -> BoolArray:
         """Which customers' histories here are not what their states say, (n,).
@@ -216,14 +217,16 @@ class Sample:
         fresh = np.zeros(int(new.sum()), MEMBER)
         fresh["key"] = keys[new]
         fresh["first_day"] = fresh["last_day"] = orders.day[starts[new]]
-        self._keep_smallest(np.concatenate([self.members, fresh]))
+        self._keep_smallest(self.members, fresh)
 
-    def _keep_smallest(self, members: NDArray[np.void]) -> None:
-        members = members[np.argsort(members["key"], kind="stable")]
-        if members.size > self.size:
-            self.threshold = int(members["key"][self.size])
-            members = members[: self.size]
-        self.members = members
+    def _keep_smallest(self, members: NDArray[np.void], fresh: NDArray[np.void]) -> None:
+        # As plain bytes: numpy puts records together field by field, 30 times as slowly.
+        both = np.concatenate([members.view(_BYTES), fresh.view(_BYTES)]).view(MEMBER)
+        by_key = np.argsort(both["key"], kind="stable")
+        if by_key.size > self.size:
+            self.threshold = int(both["key"][by_key[self.size]])
+            by_key = by_key[: self.size]
+        self.members = np.take(both, by_key)
 
     def _apply_one(self, slot: int, day: int, amount: float) -> None:
         """Fold one order into one member, as ``_apply`` does and to the same bit."""

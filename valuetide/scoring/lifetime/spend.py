@@ -42,31 +42,34 @@ def slope_and_curvature(
     The gradient of each customer, (3, n), and the sum of the second derivatives, (3, 3).
     """
     p, q, gamma = model.p, model.q, model.gamma
-    highest = int(x.max(initial=0))
-    terms = _gamma_terms(model, np.arange(1, highest + 1)) if highest <= x.size else None
-    by_x = _gamma_terms(model, x) if terms is None else np.take(terms, x - 1, axis=1)
-    total, shape = gamma + spent, p * x + q
-    log_share = np.log(total)
+    times = np.bincount(x)
+    distinct = np.flatnonzero(times)
+    customers = times[distinct]
+    times[distinct] = np.arange(distinct.size)
+    with_q, alone = p * distinct + q, p * distinct
+    psi_with_q = psi(with_q)
+    terms = np.stack([alone * (psi_with_q - psi(alone)), alone, q * (psi_with_q - psi(q)), with_q])
+    by_x = np.take(terms, times[x], axis=1)
+    total = gamma + spent
+    share = gamma / total
     slope = np.empty((3, x.size))
-    slope[0] = p * x * (by_x[0] - by_x[1] + np.log(spent) - log_share)
-    slope[1] = q * (by_x[0] - psi(q) + np.log(gamma) - log_share)
-    slope[2] = q - gamma * shape / total
+    slope[0] = by_x[0] + by_x[1] * np.log(spent / total)
+    slope[1] = by_x[2] + q * np.log(share)
+    shape_share = by_x[3] * share
+    slope[2] = q - shape_share
 
+    # Of functions of x alone customers with the same x are added up at once.
+    twice_with_q = zeta(2.0, with_q)
+    weighted = twice_with_q * customers
     curve = np.empty((3, 3))
-    curve[0, 0] = p * p * float(((by_x[2] - by_x[3]) * x * x).sum())
-    curve[0, 1] = curve[1, 0] = p * q * float((by_x[2] * x).sum())
-    curve[1, 1] = q * q * float((by_x[2] - zeta(2.0, q)).sum())
-    curve[0, 2] = curve[2, 0] = -gamma * p * float((x / total).sum())
-    curve[1, 2] = curve[2, 1] = q * float((1.0 - gamma / total).sum())
-    curve[2, 2] = float((gamma * gamma * shape / (total * total) - q).sum())
+    curve[0, 0] = ((weighted - zeta(2.0, alone) * customers) * alone * alone).sum()
+    curve[0, 1] = curve[1, 0] = q * float(weighted @ alone)
+    curve[1, 1] = q * q * float(weighted.sum() - x.size * zeta(2.0, q))
+    curve[0, 2] = curve[2, 0] = -float(by_x[1] @ share)
+    curve[1, 2] = curve[2, 1] = q * float(x.size - share.sum())
+    curve[2, 2] = float(shape_share @ share) - q * x.size
     curve[np.diag_indices(3)] += slope.sum(axis=1)
     return slope, curve
-
-
-def _gamma_terms(model: Spend, x: IntArray) -> FloatArray:
-    """First and second derivatives of the gamma functions of p x + q and p x, (4, n)."""
-    alone, with_q = model.p * x, model.p * x + model.q
-    return np.stack([psi(with_q), psi(alone), zeta(2.0, with_q), zeta(2.0, alone)])
 
 
 def expected_order_value(model: Spend, x: IntArray, spent: FloatArray) -> FloatArray:

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 import click
@@ -32,9 +32,22 @@ class Cli(click.Group):
             raise click.ClickException(str(error)) from None
 
 
-def run(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end."""
-    return asyncio.run(coroutine)
+def run(
+    coroutine: Coroutine[Any, Any, T],
+    make_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> T:
+    """Run a coroutine to its end, in a loop of asyncio's or of another maker."""
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        return runner.run(coroutine)
+
+
+def worker_loop() -> asyncio.AbstractEventLoop:
+    """Make the event loop of a worker: libuv's, which costs less, where there is one."""
+    try:
+        from uvloop import new_event_loop
+    except ImportError:  # no wheels for Windows
+        return asyncio.new_event_loop()
+    return new_event_loop()
 
 
 def print_json(value: object) -> None:

@@ -121,7 +121,7 @@ def _print_summary(result: "Result", currency: str) -> None:
             console.print(line)
     console.print()
     console.print("[bold]What was learned by the end, and how good predictions were[/bold]")
-    for line in model_lines(result.learned, result.equity[-1].clv, currency):
+    for line in model_lines(result.learned, result.equity[-1].clv):
         console.print(line)
     console.print()
     console.print("[bold]The ten customers with the greatest lifetime value[/bold]")
@@ -181,7 +181,7 @@ def _stay(running: "Demo") -> None:
         f"  export VALUETIDE_BROKER={running.services.broker} "
         f"VALUETIDE_REDIS_URL={running.services.redis_url} "
         f"VALUETIDE_VOCABULARY__BASE_CURRENCY={running.settings.vocabulary.base_currency} "
-        f"VALUETIDE_HORIZONS_DAYS='{list(running.settings.horizons_days)}'"
+        f"VALUETIDE_HORIZONS_DAYS={','.join(map(str, running.settings.horizons_days))}"
     )
     click.echo("  valuetide top; valuetide customer 00317; valuetide model; valuetide doctor")
     click.echo(f"  curl http://{running.worker.address}/top")

@@ -9,11 +9,10 @@ import click
 
 from valuetide.streams.cli.sending import (
     DRY_RUN_EVENTS,
-    INTERRUPTED,
     SENDING_OPTIONS,
     errors_told,
-    how_to_go_on,
     run_and_sum_up,
+    tell_how_it_ended,
     with_options,
 )
 from valuetide.streams.replay.catalog import DATA_SETS
@@ -179,10 +178,6 @@ def _send(ctx: click.Context, job: "Replay", *, as_json: bool) -> None:
     from valuetide.streams.replay.progress import summary_text
 
     sent, summary = run_and_sum_up(job.run, job.summary, summary_text, as_json=as_json)
-    if sent.stopped:
-        click.echo(f"stopped{how_to_go_on(job.state)}", err=True)
-        ctx.exit(INTERRUPTED)
-    if not sent.events and summary["skipped"]:
+    if not (sent.stopped or sent.events) and summary["skipped"]:
         raise click.ClickException("nothing was sent: every row was skipped, see above")
-    if not sent.events and job.resumed_from:
-        click.echo(f"nothing was left to send; {job.state} says so", err=True)
+    tell_how_it_ended(ctx, sent, job.state, job.resumed_from)

@@ -90,6 +90,17 @@ def run_and_sum_up(
     return sent, found
 
 
+def tell_how_it_ended(
+    ctx: click.Context, sent: "Sent", state: Path | None, resumed_from: int
+) -> None:
+    """Say what was left undone, or that nothing was to be done."""
+    if sent.stopped:
+        click.echo(f"stopped{how_to_go_on(state)}", err=True)
+        ctx.exit(INTERRUPTED)
+    if not sent.events and resumed_from:
+        click.echo(f"nothing was left to send; {state} says so", err=True)
+
+
 def how_to_go_on(state: Path | None) -> str:
     """Say how what was stopped could go on."""
     if state is None:

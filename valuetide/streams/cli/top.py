@@ -33,11 +33,11 @@ def top(by: str, count: int, as_json: bool) -> None:
     if by not in (ranked := ranked_fields(settings.horizons_days)):
         raise click.UsageError(f"--by: customers are ranked by {', '.join(ranked)}")
 
-    async def read() -> list[Score]:
+    async def read() -> tuple[list[Score], str]:
         async with Reader(settings) as reader:
-            return await reader.top(by, count)
+            return await reader.top(by, count), await reader.currency()
 
-    scores = run(read())
+    scores, currency = run(read())
     if as_json:
         print_json(scores)
         return
@@ -48,4 +48,4 @@ def top(by: str, count: int, as_json: bool) -> None:
     if not scores:
         click.echo("no customers yet")
         return
-    Console().print(customers_table(scores, settings.vocabulary.base_currency))
+    Console().print(customers_table(scores, currency))

@@ -2,7 +2,7 @@
 
 import click
 
-from valuetide.streams.cli.common import run
+from valuetide.streams.cli.common import run, worker_loop
 
 
 @click.command()
@@ -36,4 +36,4 @@ def worker(http_port: int | None) -> None:
         process.stop_on_signals()
         await process.run()
 
-    run(work())
+    run(work(), worker_loop)

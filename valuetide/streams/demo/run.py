@@ -130,6 +130,7 @@ class Demo:
                 vocabulary={"base_currency": CURRENCY},
                 horizons_days=HORIZONS_DAYS,
                 log_level="warning",
+                webhooks=(),  # nobody is to be told of what happened in an example
             )
             prepare(self.settings)
             self._say(

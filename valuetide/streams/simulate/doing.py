@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 import numpy as np
+from scipy.special import ndtr
 
 from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
 from valuetide.streams.simulate.buying import DAY_SECONDS, Bought, Buying, Outlook
@@ -10,7 +11,7 @@ from valuetide.streams.simulate.chance import chance
 from valuetide.streams.simulate.events import Writer
 from valuetide.streams.simulate.outbox import Message
 from valuetide.streams.simulate.people import DAYS_A_WEEK, People
-from valuetide.streams.simulate.scenario import Scenario, shares
+from valuetide.streams.simulate.scenario import Feedback, Scenario, shares
 from valuetide.streams.simulate.shifts import Campaign
 
 HOUR: Final = 3_600.0
@@ -39,6 +40,34 @@ USUAL_LEVEL, MOOD_OF_LEVEL, BASE_SATISFACTION = 3.2, 0.6, 3.1
 """Of attributes, on a scale from 1 to 5; what the mood adds; and overall without attributes."""
 
 LOW, HIGH = 2, 4
+
+
+def mean_satisfaction(feedback: Feedback, shift: float = 0.0) -> float:
+    """Give the mean overall satisfaction, before it is cut to 1 to 5 and rounded.
+
+    Parameters
+    ----------
+    feedback
+        Attributes and their roles.
+    shift
+        Of the mood, in its standard deviations.
+
+    Examples
+    --------
+    >>> delivery = {"delivery": {"role": "hygiene", "strength": 1.0}}
+    >>> feedback = Feedback.model_validate({"attributes": delivery})
+    >>> round(mean_satisfaction(feedback, 10.0), 3)  # never low
+    3.1
+    >>> round(mean_satisfaction(feedback, -10.0), 3)  # always low
+    2.1
+    """
+    # A level is the mood and noise of its own, both normal, rounded.
+    spread = np.sqrt(1 + MOOD_OF_LEVEL**2)
+    mean = USUAL_LEVEL + MOOD_OF_LEVEL * shift
+    low = float(ndtr((LOW + 0.5 - mean) / spread))
+    high = float(ndtr((mean - (HIGH - 0.5)) / spread))
+    roles = feedback.attributes.values()
+    return BASE_SATISFACTION + sum(one.penalty * low + one.reward * high for one in roles)
 
 
 class Doing:

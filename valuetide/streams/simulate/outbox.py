@@ -71,39 +71,43 @@ class Outbox:
         messages = [message for message in messages if message.due < self._end]
         noise, n = self._scenario.noise, len(messages)
         draw = chance(self._scenario.seed, "noise", day)
-        extra: list[Message] = []
-        for place in (draw.random(n) < noise.late).nonzero()[0].tolist():
+        late, twice, bad = (
+            (draw.random(n) < share).nonzero()[0].tolist()
+            for share in (noise.late, noise.duplicates, noise.bad)
+        )
+        for place in late:
             one = messages[place]
             delay = draw.exponential(noise.late_hours * 3_600.0)
             messages[place] = one._replace(due=one.due + delay, mark="late")
-        for place in (draw.random(n) < noise.duplicates).nonzero()[0].tolist():
-            one = messages[place]
+        out = {place for place, message in enumerate(messages) if self._is_out(message)}
+        extra: list[Message] = []
+        for place in twice:
             delay = draw.exponential(REPEATED_AFTER_SECONDS)
-            extra.append(one._replace(due=one.due + delay, mark="duplicate"))
-        for number, place in enumerate((draw.random(n) < noise.bad).nonzero()[0].tolist()):
+            # Of what was not sent nothing is repeated.
+            if place not in out:
+                one = messages[place]
+                extra.append(one._replace(due=one.due + delay, mark="duplicate"))
+        for number, place in enumerate(bad):
             one = messages[place]
             value = spoiled(one.event.value, number)
             extra.append(one._replace(event=one.event._replace(value=value), mark="bad"))
         for one in (*messages, *extra):
-            self._waiting[int((one.due - self._start) // DAY_SECONDS)].append(one)
+            if self._is_out(one):
+                self.withheld[one.role, one.kind, one.mark] += 1
+            else:
+                self._waiting[int((one.due - self._start) // DAY_SECONDS)].append(one)
 
     def take(self, day: int) -> Iterator[tuple[Role, SourceEvent]]:
         """Give what goes out on a day; once all of that day has been put."""
-        return self._out(self._waiting.pop(day, []))
+        messages = self._waiting.pop(day, [])
+        messages.sort(key=attrgetter("due"))
+        self.sent.update((one.role, one.kind, one.mark) for one in messages)
+        return ((one.role, one.event) for one in messages)
 
     def rest(self) -> Iterator[tuple[Role, SourceEvent]]:
         """Give what comes after the last day because it is late."""
         for day in sorted(self._waiting):
             yield from self.take(day)
-
-    def _out(self, messages: list[Message]) -> Iterator[tuple[Role, SourceEvent]]:
-        messages.sort(key=attrgetter("due"))
-        if self._outages:
-            held = [message for message in messages if self._is_out(message)]
-            self.withheld.update((one.role, one.kind, one.mark) for one in held)
-            messages = [message for message in messages if not self._is_out(message)]
-        self.sent.update((one.role, one.kind, one.mark) for one in messages)
-        return ((one.role, one.event) for one in messages)
 
     def _is_out(self, message: Message) -> bool:
         return any(

@@ -152,10 +152,11 @@ def summary_text(summary: dict[str, Any]) -> str:
       feedback     2
       events sent  3 in 0.5 s, 6 a second
     """
-    lines = [f"simulated shop {summary['name']}"]
-    lines += [f"  {topic:<11}  {count:,}" for topic, count in summary["topics"].items()]
+    rows = {topic: f"{count:,}" for topic, count in summary["topics"].items()}
     if summary["resumed_from"]:
-        lines.append(f"  sent before  {summary['resumed_from']:,}")
+        rows["sent before"] = f"{summary['resumed_from']:,}"
     speed = f"{summary['seconds']:,.1f} s, {summary['events_per_second']:,} a second"
-    lines.append(f"  events sent  {summary['events']:,} in {speed}")
-    return "\n".join(lines)
+    rows["events sent"] = f"{summary['events']:,} in {speed}"
+    width = max(map(len, rows))
+    lines = [f"  {name:<{width}}  {text}" for name, text in rows.items()]
+    return "\n".join([f"simulated shop {summary['name']}", *lines])

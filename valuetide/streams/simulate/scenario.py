@@ -1,4 +1,20 @@
-"""What a simulated shop is like: one frozen model, from defaults, a TOML file and options."""
+"""What a simulated shop is like: one frozen model, from defaults, a TOML file and options.
+
+A file has the fields of the models below; what it leaves out is as by default::
+
+    customers = 20_000
+    shifts = ["level:-20%@200", { kind = "variance", size = 1.0, start_day = 250 }]
+    channels = { web = 3, store = 1 }
+
+    [season]
+    spread = 0.1
+    [season.holidays.fair]
+    dates = ["05-01"]
+    factor = 2.0
+
+    [feedback.attributes]
+    delivery = { role = "hygiene", strength = 0.9 }
+"""
 
 import hashlib
 import tomllib
@@ -210,7 +226,8 @@ class Scenario(_Part):
     customers
         Who buy for the first time on these days or on the ``warm_up_days`` before, on average.
     warm_up_days
-        Days of which nothing is sent, so that the shop has customers when it begins.
+        Days of which nothing is sent, so that the shop has customers when it begins. To a worker
+        they are new at the first order that it sees, so there new customers fall at first.
     purchases, spend
         MBG/NBD with weeks as unit, and Gamma-Gamma.
     channels, loyalty

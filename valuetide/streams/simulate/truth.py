@@ -14,7 +14,8 @@
 Days and customers are columns. Of a day ``expected_`` is the mean given who had not left when it
 began, ``..._without_shifts`` what it would have been of the same customers. A shift's effects are
 on the whole shop, relative, over the days on which it was there; beside it the others are as they
-are. Customers include those of the warm-up; their orders and revenue are of the days that are sent,
+are. That on ``satisfaction`` is in points of 1 to 5, of customers in its scope, once it is there.
+Customers include those of the warm-up; their orders and revenue are of the days that are sent,
 ``orders_in_next_`` is the mean after the end at usual demand. Of messages ``events`` are different
 and sound, ``withheld`` were lost to an outage. Times are RFC 3339; money is in the shop's currency.
 """
@@ -29,6 +30,7 @@ import numpy as np
 from valuetide.schemas.topics import INPUTS
 from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
 from valuetide.streams.simulate.buying import Bought, Expected
+from valuetide.streams.simulate.doing import mean_satisfaction
 from valuetide.streams.simulate.outbox import DAY_SECONDS, Outbox
 from valuetide.streams.simulate.people import DAYS_A_WEEK, People
 from valuetide.streams.simulate.scenario import Scenario
@@ -167,6 +169,10 @@ class Truth:
             name: None if whole == 0 else round(moved / whole, DIGITS)
             for name, moved, whole in zip(_MEANS, change.tolist(), base.tolist(), strict=True)
         }
+        if shift.metric == "satisfaction":
+            answers = self._scenario.feedback
+            moved = mean_satisfaction(answers, shift.size) - mean_satisfaction(answers)
+            effects["satisfaction"] = round(moved, DIGITS)
         return {
             **shift.model_dump(mode="json", exclude_none=True),
             **times,

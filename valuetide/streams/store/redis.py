@@ -14,6 +14,7 @@ slot of a Redis Cluster:
     cv:{p}:alerts          stream  steps in the lives of alerts, field alert, the last ones
     cv:{p}:alert           hash    fingerprint -> last step of each alert that goes on
     cv:{p}:acks            hash    fingerprint -> who knows of it, see streams.alerts
+    cv:{p}:hooks           hash    how far webhooks have got, see streams.webhooks.outbox
     cv:{0}:watch           hash    sequence, writer and numbers of the watch over all series
     cv:{0}:watch:state     hash    what its detectors know
 

@@ -75,7 +75,7 @@ def usual() -> Lived:
         customers=600,
         days=120,
         warm_up_days=90,
-        noise={"duplicates": 0.01, "late": 0.02, "bad": 0.01},
+        noise={"duplicates": 0.01, "late": 0.02, "bad": 0.1},
         shifts=["level:-20%@60", "outage:feedback@70+48h"],
         campaigns=["spring:+50%@40+14"],
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_the_shifts_and_campaigns_in_the_help_are_ones() -> None:
     assert [Shift.model_validate(shift).kind for shift in shifts] == ["level", "level", "outage"]
     (campaign,) = re.findall(r"--campaign (\S+@\d\S+)", text)
     assert Campaign.model_validate(campaign).lift == 0.15
+
+
+def test_the_command_of_the_readme_is_one() -> None:
+    text = (Path(__file__).parents[4] / "README.md").read_text("utf-8").replace("\\\n", "")
+    (line,) = re.findall(r"^valuetide simulate (.*)$", text, re.M)
+    words = shlex.split(line)
+    place = words.index("--truth")
+    result = invoke(*words[:place], *words[place + 2 :], "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == 10
 
 
 def test_a_dry_run_prints_the_first_events_writes_the_truth_and_asks_no_broker(

@@ -78,6 +78,20 @@ def test_an_outage_swallows_one_topic_for_its_hours() -> None:
     assert box.withheld == {("interactions", "visit", "event"): 3}
 
 
+def test_nothing_is_repeated_of_what_an_outage_swallowed() -> None:
+    """Else a message that is marked as a duplicate would be the first of its event."""
+    box = outbox("outage:interactions@1+1h", duplicates=1.0)
+    box.put(1, messages(*[1 + number / 2_400 for number in range(200)]))  # for two hours
+    values = Counter(sent(box, 1))
+    swallowed = box.withheld["interactions", "visit", "event"]
+    assert swallowed == 100
+    assert box.sent == {
+        ("interactions", "visit", "event"): 100,
+        ("interactions", "visit", "duplicate"): 100,
+    }
+    assert set(values.values()) == {2}
+
+
 def test_bad_events_are_beside_the_good_ones() -> None:
     box = outbox(bad=0.5)
     box.put(0, messages(*[number / 200 for number in range(100)]))

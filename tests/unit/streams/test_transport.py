@@ -1,0 +1,140 @@
+"""What a fetch gives: what had lain ready, and what came since, each under its own epoch."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import TopicPartition
+from faust.types import TP
+
+from tests.support.fakes import FakeRecord, run_quickly, shard_settings
+from valuetide.streams.chunk import Chunk
+from valuetide.streams.transport import ConsumerThread, leave_records
+
+PLACE, OTHER = TopicPartition("orders", 0), TopicPartition("orders", 1)
+Fetched = dict[TopicPartition, list[FakeRecord]]
+
+
+def records(*offsets: int) -> list[FakeRecord]:
+    return [FakeRecord(b"k", b"v", offset) for offset in offsets]
+
+
+def spans(chunks: list[Chunk]) -> list[tuple[int, list[int]]]:
+    return [(chunk.epoch, [record.offset for record in chunk.records]) for chunk in chunks]
+
+
+class Fetch:
+    """One call of the thread's, against a client that answers with one after the other."""
+
+    def __init__(self, *answers: Fetched | Exception | Callable[[], Fetched]) -> None:
+        self.answers = list(answers)
+        self.waits: list[float | None] = []
+        self.faults: list[Exception] = []
+        self.seconds = 0.0
+        self.thread = cast("Any", object.__new__(ConsumerThread))
+        loop = SimpleNamespace(call_soon_threadsafe=lambda report, fault: report(fault))
+        self.thread.consumer = SimpleNamespace(held_back={TP(*OTHER)}, flow_active=True)
+        self.thread.app = SimpleNamespace(
+            settings=shard_settings(max_batch_events=3), loop=loop, on_fault=self.faults.append
+        )
+        self.thread._epochs = defaultdict(int)
+        self.thread._check_due = float("inf")
+
+    async def fetched_records(self, wanted: set[TP], **how: Any) -> Fetched:
+        assert wanted == {TP(*PLACE)}
+        self.waits.append(how["timeout"])
+        await asyncio.sleep(self.seconds)
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer() if callable(answer) else answer
+
+    async def __call__(self) -> dict[Any, list[Chunk]]:
+        subscriptions = SimpleNamespace(fetch_context=nullcontext)
+        fetcher = SimpleNamespace(
+            fetched_records=self.fetched_records,
+            _closed=False,
+            _subscriptions=subscriptions,
+            _records={},
+        )
+        client = SimpleNamespace(_fetcher=fetcher, _closed=False)
+        found: dict[Any, list[Chunk]] = await self.thread._fetch_records(
+            client, {TP(*PLACE), TP(*OTHER)}, timeout=1.0, max_records=100
+        )
+        return found
+
+
+def test_what_lay_ready_comes_with_what_came_since() -> None:
+    fetch = Fetch({PLACE: records(0, 1, 2, 3)}, {PLACE: records(4), OTHER: records(9)})
+    chunks = run_quickly(fetch())
+    assert spans(chunks[PLACE]) == [(0, [0, 1, 2]), (0, [3]), (0, [4])]
+    assert spans(chunks[OTHER]) == [(0, [9])]
+    assert fetch.waits[0] == 1.0
+    assert 0.0 < float(fetch.waits[1] or 0.0) < 0.01
+
+
+def test_what_was_waited_for_is_given_at_once() -> None:
+    async def scenario() -> dict[Any, list[Chunk]]:
+        fetch.seconds = 0.01
+        return await fetch()
+
+    fetch = Fetch({PLACE: records(0)})
+    with asyncio.Runner() as runner:  # by a true clock
+        assert spans(runner.run(scenario())[PLACE]) == [(0, [0])]
+    assert run_quickly(Fetch({})()) == {}
+
+
+def test_a_position_set_in_between_parts_old_and_new_epoch() -> None:
+    def after_a_seek() -> Fetched:
+        fetch.thread._epochs[PLACE] = 5
+        return {PLACE: records(0, 1)}
+
+    fetch = Fetch({PLACE: records(7)}, after_a_seek)
+    assert spans(run_quickly(fetch())[PLACE]) == [(0, [7]), (5, [0, 1])]
+
+
+def test_an_error_behind_what_lay_ready_loses_none_of_it() -> None:
+    gone = Fetch({PLACE: records(0)}, OffsetOutOfRangeError({OTHER: 7}))
+    assert spans(run_quickly(gone())[PLACE]) == [(0, [0])]
+    (fault,) = gone.faults
+    assert "orders, partition 1: there is nothing at offset 7" in str(fault)
+    unset = Fetch({PLACE: records(0)}, NoOffsetForPartitionError(PLACE))
+    assert spans(run_quickly(unset())[PLACE]) == [(0, [0])]
+    assert unset.faults == []
+
+
+def test_records_as_they_were_parsed_have_what_the_client_gives() -> None:
+    headers = [("trace", b"\xff"), ("empty", None)]
+    given = [(b"ann", b"{}", []), (None, b"x" * 300, headers), (b"bob", None, [])]
+    builder = DefaultRecordBatchBuilder(2, 0, True, -1, -1, -1, 1 << 16)
+    for offset, (key, value, with_headers) in enumerate(given):
+        builder.append(offset, 1_700_000_000_000 + offset, key, value, with_headers)
+    batch = bytes(builder.build())
+
+    def fetched() -> FetchResult:
+        records = PartitionRecords(PLACE, MemoryRecords(batch), [], 1, None, None, True, 1)
+        state = SimpleNamespace(paused=False, position=1, consumed_to=positions.append)
+        assignment = SimpleNamespace(active=True, state_value=lambda place: state)
+        return FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0.1)
+
+    positions: list[int] = []
+    theirs = fetched()
+    plain = theirs.getall()
+    ours = fetched()
+    leave_records(ours)
+    left = ours.getall()
+    leave_records(ours)  # there is nothing more in it
+    assert positions == [3, 3]
+    assert [record.offset for record in plain] == [1, 2]
+    for mine, other in zip(left, plain, strict=True):
+        for name in ("key", "value", "offset", "timestamp"):
+            assert getattr(mine, name) == getattr(other, name)
+        assert tuple(mine.headers) == other.headers
+        assert type(mine) is not type(other)

@@ -1,0 +1,46 @@
+"""Shards begin their batches one after the other, with a moment between for the event loop."""
+
+import asyncio
+
+import pytest
+
+from tests.support.fakes import run_quickly
+from valuetide.streams.turns import Turns
+
+
+def test_who_waits_has_a_turn_in_order_and_a_moment_after_the_one_before() -> None:
+    async def scenario() -> None:
+        loop, turns = asyncio.get_running_loop(), Turns(0.002)
+        begun: list[tuple[str, float]] = []
+
+        async def batch(name: str) -> None:
+            await turns.mine()
+            begun.append((name, loop.time()))
+            turns.over()
+
+        await asyncio.gather(*(batch(name) for name in "abc"))
+        assert [name for name, _ in begun] == ["a", "b", "c"]
+        assert [at for _, at in begun] == pytest.approx([0.0, 0.002, 0.004])
+        await asyncio.sleep(1.0)
+        await batch("d")
+        assert begun[-1][1] == pytest.approx(1.004)
+
+    run_quickly(scenario())
+
+
+def test_who_waits_for_the_store_in_a_batch_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        loop, turns = asyncio.get_running_loop(), Turns(0.002)
+        ended: list[tuple[str, float]] = []
+
+        async def batch(name: str, waits: float) -> None:
+            await turns.mine()
+            await asyncio.sleep(waits)
+            turns.over()
+            ended.append((name, loop.time()))
+
+        await asyncio.gather(batch("slow", 5.0), batch("quick", 0.0))
+        assert [name for name, _ in ended] == ["quick", "slow"]
+        assert [at for _, at in ended] == pytest.approx([0.0, 5.0])
+
+    run_quickly(scenario())
