@@ -134,3 +134,10 @@ def test_parts_that_moved_with_a_whole_are_accepted_with_it() -> None:
         for step in watch.observe(START + i, value, np.ones(3, np.bool_), who)[1]
     ]
     assert told == [(0, "fired"), (0, "accepted")]
+
+
+def test_a_watch_without_series_is_read_as_well() -> None:
+    empty = Watch(Model(), Calendar(), POLICY)
+    again = Watch.decode(empty.encode(), Model(), Calendar(), POLICY)
+    again.grow(2)
+    assert again.encode() == Watch(Model(), Calendar(), POLICY, 2).encode()
