@@ -190,7 +190,8 @@ class TrendWatch:
             self._metrics.watch_lag.set((mark - (memory.closed + 1) * self._bucket_ms) / 1000.0)
             if last <= memory.closed and last_hour <= (memory.closed_hour or 0):
                 return 0
-        buckets = await self._store.read_buckets(partitions)
+        # One shard at a time: the client reads an answer in one go.
+        buckets = [(await self._store.read_buckets([shard]))[0] for shard in partitions]
         if memory.closed is None:
             first = await asyncio.to_thread(first_bucket, buckets, self._settings.series.bucket)
             if first is None or first > last:

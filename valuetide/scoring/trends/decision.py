@@ -168,10 +168,16 @@ class Decider:
         What is worth an alert.
     rows
         (n,) of ``RECORD``.
+
+    Attributes
+    ----------
+    settled
+        Parts that were accepted with their whole at the last point. No state beyond that point.
     """
 
     policy: Policy
     rows: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, RECORD))
+    settled: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def grow(self, series: int) -> None:
         """Add rows of series that begin now."""
@@ -194,11 +200,12 @@ class Decider:
 
         Notes
         -----
-        The caller resets its detectors for the rows of every transition to firing or none, and
-        takes an accepted shift into the expectation (``rebase``).
+        The caller resets its detectors for the rows of every transition to none, and takes an
+        accepted shift into the expectation (``rebase``); the same for the rows in ``settled``.
         """
         found = self._live(point, signal, case)
         self._open(point, signal, case)
+        self._settle_parts([step.row for step in found if step.reason == "accepted"], signal, case)
         found += self._fire(point, signal, case)
         # The end of one alert and the beginning of the next stay in this order: sorting is stable.
         return sorted(found, key=lambda step: step.row)
@@ -253,6 +260,15 @@ class Decider:
         pending = quiet & significant
         rows["direction"][pending] = signal.direction[pending]
         rows["since"][pending] = signal.since[pending]
+
+    def _settle_parts(self, wholes: list[int], signal: Signal, case: Case) -> None:
+        """What moved with a whole that is accepted is normal as well, and no news of its own."""
+        rows = self.rows
+        settled = np.isin(case.whole, wholes) & (rows["state"] < State.FIRING)
+        way = rows["cool_direction"][np.maximum(case.whole, 0)]
+        settled &= signal.direction == way
+        rows["state"][settled] = State.NONE
+        self.settled = np.flatnonzero(settled)
 
     def _fire(self, point: int, signal: Signal, case: Case) -> list[Transition]:
         policy, rows = self.policy, self.rows

@@ -363,7 +363,7 @@ class Expectation:
         state._last, state._known, state._scale2, state._noise_points = parts[:4]
         state._phi, state._fourth, state.offset = parts[4:7]
         state.mean = parts[7].reshape(series, width)
-        triangle = parts[8].reshape(series, -1)
+        triangle = parts[8].reshape(series, low[0].size)
         state.covariance[:, low[0], low[1]] = triangle
         state.covariance[:, low[1], low[0]] = triangle
         state.holiday = parts[9].reshape(series, names)

@@ -61,19 +61,20 @@ class Metric:
         return self.above is None
 
 
-# A share of answers, contacts or equity has no scale on which its noise is the same everywhere; it
-# starts from about what a shop with a few dozen a day has.
-_SHARE: Final = Model("identity", noise=0.05)
+# The noise to start from is rather too low than too high: in the points of learning it can grow
+# tenfold, but fall to a quarter only. Shares are those of a shop with some hundred orders a day.
+_COUNT: Final = Model("sqrt", noise=1.0)
+_SHARE: Final = Model("identity", noise=0.02)
 LEAST_PER: Final = 5
 """A ratio of fewer orders or answers than this says nothing: the point is missing."""
 
 METRICS: Final[Mapping[MetricName, Metric]] = {
     "revenue": Metric("revenue", Model("log"), ("orders",), "money", Column.REVENUE, money=True),
-    "orders": Metric("number of orders", Model("sqrt", noise=2.0), ("orders",), "order",
+    "orders": Metric("number of orders", _COUNT, ("orders",), "order",
                      Column.ORDERS),
-    "mean_order_value": Metric("mean order value", Model("log"), ("orders",), "orders",
+    "mean_order_value": Metric("mean order value", Model("log", noise=0.05), ("orders",), "orders",
                                Column.REVENUE, Column.ORDERS, money=True),
-    "new_customers": Metric("number of new customers", Model("sqrt", noise=2.0), ("orders",),
+    "new_customers": Metric("number of new customers", _COUNT, ("orders",),
                             "order", Column.NEW_CUSTOMERS, dimensions=("channel", "source_code")),
     "refunds": Metric("refunds", Model("log"), ("orders",), "money", Column.REFUNDS, money=True),
     # Feedback has no channel, and contacts come by another one than the orders they are about.
@@ -84,7 +85,7 @@ METRICS: Final[Mapping[MetricName, Metric]] = {
     # A sum of expectations wanders, and a wandering series has no level to return to; by how much
     # it grows has one. Growth that turns negative is value at risk.
     "equity_growth": Metric("growth of the expected value of all customers",
-                            Model("identity", noise=0.01), ("orders",), "equity", dimensions=()),
+                            Model("identity", noise=0.002), ("orders",), "equity", dimensions=()),
 }  # fmt: skip
 
 DEFAULT_METRICS: Final[tuple[MetricName, ...]] = (

@@ -10,9 +10,10 @@ A series begins with the first bucket in which there is something of it.
                  units   <f8 mean orders a point   <i8 equity after the last bucket, least int64 for
                  none, then m <i8 numbers of the last points, the i-th ever at i mod m
       <metric>   <u4 n, then n <u4 positions among the elements, n <f8 mean of what is below the
-                 line, 2n <f8 run length with which the level's and the noise's alert fired,
-                 m x n x 3 <f4 actual, expected and what is below the line at the last points (NaN
-                 for none), then the watch in the layout that ``watch`` draws
+                 line, 2n <f8 run length with which the level's and the noise's alert fired, n <f8
+                 noise that was expected when it did, m x n x 3 <f4 actual, expected and what is
+                 below the line at the last points (NaN for none), then the watch in the layout that
+                 ``watch`` draws
 """
 
 import json
@@ -149,6 +150,7 @@ class _Group:
         self.at: IntArray = np.zeros(0, np.int64)
         self.volume: FloatArray = np.zeros(0)
         self.run_length: FloatArray = np.zeros((len(_RULES), 0))
+        self.noise: FloatArray = np.zeros(0)
         self.history: NDArray[np.float32] = np.zeros((KEPT, 0, 3), np.float32)
 
     def grow(self, at: IntArray) -> None:
@@ -157,6 +159,7 @@ class _Group:
         self.at = np.concatenate([self.at, at])
         self.volume = np.concatenate([self.volume, np.zeros(at.size)])
         self.run_length = np.pad(self.run_length, ((0, 0), (0, at.size)))
+        self.noise = np.pad(self.noise, (0, at.size))
         self.history = np.pad(self.history, ((0, 0), (0, at.size), (0, 0)), constant_values=np.nan)
 
     @property
@@ -168,7 +171,7 @@ class _Group:
     def encode(self) -> bytes:
         parts = (
             self.at.astype("<u4"), self.volume.astype("<f8"), self.run_length.astype("<f8"),
-            self.history.astype("<f4"),
+            self.noise.astype("<f8"), self.history.astype("<f4"),
         )  # fmt: skip
         return b"".join(
             [_COUNT.pack(self.at.size), *(part.tobytes() for part in parts), self.watch.encode()]
@@ -178,16 +181,17 @@ class _Group:
         if len(blob) < _COUNT.size:
             raise ValueError(f"{self.name}: {len(blob)} bytes are less than a head")
         (n,) = _COUNT.unpack_from(blob)
-        sizes = np.cumsum([_COUNT.size, 4 * n, 8 * n, 16 * n, 12 * KEPT * n]).tolist()
+        sizes = np.cumsum([_COUNT.size, 4 * n, 8 * n, 16 * n, 8 * n, 12 * KEPT * n]).tolist()
         if len(blob) < sizes[-1]:
             raise ValueError(f"{self.name}: {len(blob)} bytes do not hold {n} series")
         self.at = np.frombuffer(blob, "<u4", n, sizes[0]).astype(np.int64)
         self.volume = np.frombuffer(blob, "<f8", n, sizes[1]).astype(np.float64)
         told = np.frombuffer(blob, "<f8", 2 * n, sizes[2]).astype(np.float64)
         self.run_length = told.reshape(len(_RULES), n)
-        history = np.frombuffer(blob, "<f4", 3 * KEPT * n, sizes[3]).astype(np.float32)
+        self.noise = np.frombuffer(blob, "<f8", n, sizes[3]).astype(np.float64)
+        history = np.frombuffer(blob, "<f4", 3 * KEPT * n, sizes[4]).astype(np.float32)
         self.history = history.reshape(KEPT, n, 3)
-        self.watch = Watch.decode(blob[sizes[4] :], *self.setup)
+        self.watch = Watch.decode(blob[sizes[5] :], *self.setup)
 
     def deciders(self) -> Iterator[tuple[Rule, Decider]]:
         yield "level", self.watch.level
@@ -413,7 +417,10 @@ class Panel:
         history = group.history[:, row].astype(np.float64)
         if step.rule == "variance":
             distance = np.abs(history[:, _ACTUAL] - history[:, _EXPECTED])
-            expected = _mean(distance[(self._when != NO_TIME) & ~after])
+            if step.transition.reason == "fired":
+                # Later on the points before the change may be kept no more.
+                group.noise[row] = _mean(distance[(self._when != NO_TIME) & ~after])
+            expected = float(group.noise[row])
             actual = _mean(distance[after])
         else:
             there = after & ~np.isnan(history[:, _ACTUAL])

@@ -199,8 +199,12 @@ class Watch:
         self, rule: Rule, decider: Decider, point: int, signal: Signal, case: Case
     ) -> list[Step]:
         found = decider.decide(point, signal, case)
-        self._accept(rule, decider, [step.row for step in found if step.reason == "accepted"])
-        ended = np.array([step.row for step in found if step.after == State.NONE], np.int64)
+        # Parts of a family are not watched for their noise.
+        settled = decider.settled.tolist() if rule == "level" else []
+        accepted = [step.row for step in found if step.reason == "accepted"]
+        self._accept(rule, decider, [*accepted, *settled])
+        over = [step.row for step in found if step.after == State.NONE]
+        ended = np.array([*over, *settled], np.int64)
         if ended.size:
             for part in (self.mean, self.variance, self.evidence):
                 part.reset(ended)

@@ -10,9 +10,10 @@ import pytest
 
 from valuetide.scoring.arrays import IntArray
 from valuetide.scoring.series import COLUMNS, OTHER, SATISFIED, Column
-from valuetide.scoring.trends.decision import Policy
+from valuetide.scoring.trends.decision import Policy, State, Transition
 from valuetide.scoring.trends.metrics import METRICS, MetricName
 from valuetide.scoring.trends.panel import Finding, Panel, Plan, Segment
+from valuetide.scoring.trends.watch import Step
 
 START = 20_000
 WHOLE: Segment = ("", "")
@@ -161,6 +162,35 @@ def test_growth_of_equity_is_watched_and_worth_money() -> None:
     assert fired.actual == pytest.approx(-0.004, abs=0.002)
     # Of more than a million, half a hundredth a day.
     assert fired.stake == pytest.approx(1.2e6 * 0.006, rel=0.4)
+
+
+def test_more_noise_is_compared_with_the_noise_before_however_long_it_lasts() -> None:
+    panel = Panel(replace(PLAN, metrics=("equity_growth",)))
+    rng, equity = np.random.default_rng(2), 1e9
+
+    def explained(since: int, before: State, after: State, reason: str) -> Finding:
+        """What is said of a step, which chance does not make at a day that is known."""
+        group = panel._groups["equity_growth"]
+        step = Transition(0, 1, START + since, before, after, reason, notify=True)
+        return panel._explain(group, Step("variance", step, 5_000.0, 1.0), 100.0)
+
+    def go_on(days: int, noise: float) -> None:
+        nonlocal equity
+        for _ in range(days):
+            equity *= 1.0 + rng.normal(0.001, noise)
+            panel.observe(START + panel.points, {}, round(equity))
+
+    go_on(100, 0.002)
+    go_on(10, 0.008)
+    fired = explained(100, State.PENDING, State.FIRING, "fired")
+    go_on(60, 0.008)
+    panel = Panel(panel.plan, panel.encode())
+    ended = explained(100, State.FIRING, State.NONE, "accepted")
+    usual = np.sqrt(2 / np.pi)
+    assert fired.expected == ended.expected == pytest.approx(0.002 * usual, rel=0.3)
+    assert ended.actual == pytest.approx(0.008 * usual, rel=0.4)
+    assert ended.run_length == 5_000.0
+    assert ended.stake == pytest.approx(100.0 * (ended.actual - ended.expected))
 
 
 def test_a_restart_changes_nothing() -> None:

@@ -119,3 +119,25 @@ def test_strange_bytes_are_refused(spoil: object) -> None:
     blob = Watch(Model(), Calendar(), POLICY, 2).encode()
     with pytest.raises(ValueError, match="watch"):
         Watch.decode(spoil(blob), Model(), Calendar(), POLICY)
+
+
+def test_parts_that_moved_with_a_whole_are_accepted_with_it() -> None:
+    values = revenue(260, 3, 7)
+    values[150:, 1] *= 0.5
+    values[:, 0] = values[:, 1:].sum(axis=1)
+    family, whole = np.array([-1, 0, 0]), np.array([NO_WHOLE, 0, 0])
+    watch = Watch(Model(), Calendar(), POLICY, 3)
+    who = Roster(np.ones(3), family, whole)
+    told = [
+        (step.transition.row, step.transition.reason)
+        for i, value in enumerate(values)
+        for step in watch.observe(START + i, value, np.ones(3, np.bool_), who)[1]
+    ]
+    assert told == [(0, "fired"), (0, "accepted")]
+
+
+def test_a_watch_without_series_is_read_as_well() -> None:
+    empty = Watch(Model(), Calendar(), POLICY)
+    again = Watch.decode(empty.encode(), Model(), Calendar(), POLICY)
+    again.grow(2)
+    assert again.encode() == Watch(Model(), Calendar(), POLICY, 2).encode()
