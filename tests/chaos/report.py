@@ -83,8 +83,9 @@ def runs(reports: list[Report]) -> str:
     """Give a table in Markdown: one line a run."""
     lines = [
         "| command | faults | events sent, copies included | events/s | counted | customers |"
-        " dead letters | re-published | commits refused | workers ended by themselves |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        " dead letters | steps of alerts | re-published | commits refused |"
+        " workers ended by themselves |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for report in reports:
         load, verified, workers = report.load, report.verified, report.workers
@@ -96,6 +97,7 @@ def runs(reports: list[Report]) -> str:
             f"{verified.get('folded', 0):,}",
             f"{verified.get('customers', 0):,}",
             f"{verified.get('letters', 0):,}",
+            f"{verified.get('alerts', 0):,}",
             f"{verified.get('rerouted', 0):,}",
             workers.get("refused", 0),
             workers.get("exits", 0),

@@ -2,16 +2,19 @@
 
 import re
 import time
-from typing import Any
+from collections import Counter
+from typing import Any, cast
 
 from aiokafka.structs import ConsumerRecord
 from pydantic_core import from_json
 
 from tests.chaos.load import bad_ids, cohort_events
-from tests.chaos.stage import Stage
+from tests.chaos.stage import PARTITIONS, Stage
 from tests.support.pipeline import Facts, check_state, run
 from valuetide.schemas.score import Score
+from valuetide.scoring.series import COLUMNS, EVENTS, ROLES, WHOLE, Column, parse_cell, parse_name
 from valuetide.streams.deadletters import read_records
+from valuetide.streams.store.redis import alerts_key, series_key
 
 TIMELESS = (
     "version",
@@ -28,6 +31,7 @@ TIMELESS = (
 )
 """Fields that a score of the same events has in common with any other, whenever it was made."""
 
+HOUR_SECONDS = 3_600
 CALM_SECONDS = 1.5
 BAD_ID = re.compile(rb"bad-\d+-\d+\.")
 
@@ -65,13 +69,15 @@ def verify(stage: Stage, events: list[Facts], cohorts: int) -> dict[str, Any]:
     folded = pipeline.count("folded")
     assert folded == len(events), f"{folded} events counted, {len(events)} were sent"
     compare_scores(stage, state)
+    compare_series(stage, events)
+    alerts = check_alerts(stage)
     bad = [bad for number in range(cohorts) for bad in bad_ids(number)]
     letters = check_dead_letters(stage, bad)
     counts = {
         outcome: pipeline.count(outcome)
         for outcome in ("folded", "duplicate", "dead_letter", "rerouted")
     }
-    return {"customers": len(state), "letters": letters, **counts}
+    return {"customers": len(state), "letters": letters, "alerts": alerts, **counts}
 
 
 def compare_scores(stage: Stage, state: dict[str, Score]) -> None:
@@ -94,6 +100,52 @@ def compare_scores(stage: Stage, state: dict[str, Score]) -> None:
         if newest[customer][name] != score[name]  # type: ignore[literal-required]
     }
     assert not wrong, f"{len(wrong)} scores differ between topic and Redis: {str(wrong)[:500]}"
+
+
+def compare_series(stage: Stage, events: list[Facts]) -> None:
+    """Open buckets have every event once: by hour and topic, and money as the months have it."""
+    wanted: Counter[tuple[int, str]] = Counter(
+        (int(event["occurred_at"] // HOUR_SECONDS), role) for role, event in events
+    )
+    hours: Counter[tuple[int, str]] = Counter()
+    placed: Counter[str] = Counter()
+    with stage.redis_client() as redis:
+        for partition in range(PARTITIONS):
+            cells = redis.hgetall(series_key(stage.settings.key_prefix, partition))
+            for name, packed in cast("dict[bytes, bytes]", cells).items():
+                (bucket, dimension, _), _ = parse_name(name.decode())
+                values = parse_cell(name.decode(), packed)
+                if dimension == EVENTS:
+                    for role, count in zip(ROLES, values, strict=True):
+                        hours[bucket, role] += count
+                elif dimension == WHOLE:
+                    values += [0] * (COLUMNS - len(values))
+                    placed["orders"] += values[Column.ORDERS]
+                    placed["cents"] += values[Column.REVENUE]
+    assert +hours == wanted, f"hours differ: {str((hours - wanted) | (wanted - hours))[:500]}"
+    months = stage.pipeline.overview().months.values()
+    cents = sum(round(month["revenue"] * 100) for month in months)
+    orders = int(sum(month["orders"] for month in months))
+    assert placed == {"orders": orders, "cents": cents}, f"{placed} but {orders} and {cents}"
+
+
+def check_alerts(stage: Stage) -> int:
+    """Each step of an alert is in Redis once, and on the topic; how many there are."""
+    on_topic = {
+        str(from_json(record.value or b"")["id"])
+        for record in read_to_the_end(stage, stage.settings.topics.alerts)
+    }
+    steps: list[str] = []
+    with stage.redis_client() as redis:
+        for partition in range(PARTITIONS):
+            entries = redis.xrange(alerts_key(stage.settings.key_prefix, partition))
+            for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", entries):
+                steps.append(from_json(fields[b"alert"])["id"])
+    twice = [step for step, count in Counter(steps).items() if count > 1]
+    assert not twice, f"{len(twice)} steps of alerts are in Redis twice: {twice[:5]}"
+    missing = set(steps) - on_topic
+    assert not missing, f"{len(missing)} steps are in Redis and not on the topic"
+    return len(steps)
 
 
 def _age(score: Score) -> tuple[int, str]:
