@@ -60,6 +60,7 @@ BOUNDS = (
     Bound("latency_20k.p99_ms", operator.le, 250, "latency at 20,000 events/s, p99, ms"),
     Bound("customers_ratio", operator.le, 1.5, "CPU per event, many customers / 10,000"),
     Bound("redis_bytes_per_customer", operator.le, 1_024, "Redis bytes per customer, readable"),
+    Bound("compact.redis_bytes_per_customer", operator.le, 400, "the same, compact"),
     Bound("worker_memory_mib", operator.le, 1_024, "memory of a worker, many customers, MiB"),
     Bound("workers_ratio", operator.le, 1.1, "CPU per event, two workers / one"),
     Bound("cold_start_seconds", operator.le, 3, "from the command to the first score, s"),
@@ -144,6 +145,14 @@ def measure_rounds(given: argparse.Namespace, table: Table) -> None:
     ]
     if frameworks:
         table.put("ratios.frameworks", min(frameworks))
+
+
+def measure_compact(given: argparse.Namespace, table: Table) -> None:
+    """Measure the layout that keeps packed states alone."""
+    measured = asyncio.run(one_round(job(given.events, given.seed), layout="compact"))
+    say("compact layout", measured)
+    for field in ("cpu_us_per_event", "events_per_second", "redis_bytes_per_customer"):
+        table.put(f"compact.{field}", getattr(measured, field))
 
 
 def measure_sustained(given: argparse.Namespace, table: Table) -> None:
@@ -245,6 +254,7 @@ def write(given: argparse.Namespace, table: Table) -> None:
 PARTS: dict[str, Callable[[argparse.Namespace, Table], None]] = {
     "worker": measure_rounds,
     "peers": measure_rounds,
+    "compact": measure_compact,
     "latency": measure_latency,
     "sustained": measure_sustained,
     "customers": measure_customers,

@@ -21,6 +21,7 @@ from valuetide.streams.store.interface import type_of_value
 
 COLUMNS = ("version", "profit", "rfm", "note")
 NUMBERS = ("version", "profit")
+TEXTS = ("rfm", "note")
 RANKED = ("profit", "revenue")
 TOP_SIZE = 3
 
@@ -305,6 +306,20 @@ class StateStoreContract(ABC):
             customers = {str(i): b"s" for i in range(len(rows))}
             await store.commit(make_commit(customers=customers, rows=rows))
             assert await self.rows(0, list(customers)) == [stored_row(row) for row in rows]
+
+        self.run(scenario)
+
+    def test_without_score_fields_only_the_state_is_kept_and_back(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            both = {"ann": b"a", "bob": b"b"}
+            await store.commit(make_commit(1, customers=both))
+            await store.commit(make_commit(2, customers={"ann": b"aa"}, rows=()))
+            assert (await self.rows(0, ["ann"]))[0] in (None, {})
+            assert (await self.rows(0, ["bob"]))[0] == stored_row((1, 0.25, "555", None))
+            assert await store.read_states(0, ["ann", "bob"]) == [b"aa", b"b"]
+            await store.commit(make_commit(3, customers={"ann": b"aaaa"}))
+            assert (await self.rows(0, ["ann"]))[0] == stored_row((3, 1.0, "555", None))
+            assert await store.read_states(0, ["ann"]) == [b"aaaa"]
 
         self.run(scenario)
 

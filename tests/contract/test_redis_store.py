@@ -18,6 +18,7 @@ from tests.contract.store import (
     COLUMNS,
     RANKED,
     STRANGE_IDS,
+    TEXTS,
     TOP_SIZE,
     Rows,
     StateStoreContract,
@@ -46,7 +47,12 @@ SOON_SECONDS = 15.0
 
 def redis_store(url: str, prefix: str) -> RedisStore:
     return RedisStore(
-        connect(url), prefix=prefix, columns=COLUMNS, ranked=RANKED, top_size=TOP_SIZE
+        connect(url),
+        prefix=prefix,
+        columns=COLUMNS,
+        texts=TEXTS,
+        ranked=RANKED,
+        top_size=TOP_SIZE,
     )
 
 
@@ -68,7 +74,7 @@ async def redis_rows(url: str, prefix: str, partition: int, ids: Sequence[str]) 
     for row in rows:
         if row:
             del row["s"]
-            assert set(row) == set(COLUMNS)
+            assert not row or set(row) == set(COLUMNS)
     texts = [[row[name].decode() or None for name in COLUMNS] if row else None for row in rows]
     for text in texts:  # whole numbers read as such: no exponent, no fraction
         assert text is None or text[0] is None or str(int(text[0])) == text[0]
@@ -148,6 +154,23 @@ class TestRedisStore(StateStoreContract):
                 *(f"{shard}:customer:{customer}" for customer in STRANGE_IDS),
             }
             assert set(passed) == set(keys)
+
+        self.run(scenario)
+
+    def test_a_number_takes_no_more_digits_than_it_has(self) -> None:
+        """Lua would write .1 with 17 digits, in a release of Redis or another."""
+
+        async def scenario(store: StateStore) -> None:
+            values = {"0.1": 0.1, "-19.99": -19.99, "60": 60.0, "0": 0.0, "1234567890123.45": None}
+            values["1234567890123.45"] = 1_234_567_890_123.45
+            customers = dict.fromkeys(values, b"s")
+            rows = [(7, value, "555", "1,null") for value in values.values()]
+            await store.commit(make_commit(customers=customers, rows=rows))
+            async with client(self.url) as redis:
+                for text in values:
+                    row = await redis.hgetall(f"{self.prefix}:{{0}}:customer:{text}")
+                    assert row[b"profit"] == text.encode()
+                    assert (row[b"version"], row[b"note"]) == (b"7", b"1,null")
 
         self.run(scenario)
 

@@ -26,7 +26,7 @@ from tests.support.pipeline import (
 from tests.support.traffic import traffic, visits
 from valuetide.schemas.score import DEFAULT_HORIZONS, RANKED
 from valuetide.streams.local import LocalWorker
-from valuetide.streams.records import stored_columns
+from valuetide.streams.records import TEXTS, stored_columns
 from valuetide.streams.store import Commit
 from valuetide.streams.store.redis import RedisStore, connect
 
@@ -218,6 +218,7 @@ async def commit_as_another(pipeline: Pipeline, partition: int) -> None:
         connect(settings.redis_url.get_secret_value()),
         prefix=settings.key_prefix,
         columns=stored_columns(DEFAULT_HORIZONS),
+        texts=TEXTS,
         ranked=RANKED,
         top_size=settings.top_size,
     )

@@ -28,6 +28,7 @@ from valuetide.schemas.score import Score
 from valuetide.scoring.lifetime.grade import report
 from valuetide.scoring.lifetime.pieces import assemble
 from valuetide.streams.reader import Learned, Reader
+from valuetide.streams.records import stored_columns
 from valuetide.streams.replay import presets
 from valuetide.streams.replay.send import send
 from valuetide.streams.store.redis import model_key
@@ -232,6 +233,75 @@ def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Sc
     refused = cli(pipeline.environment, "top", "--by", "clv_7d")
     assert refused.returncode == 2
     assert "ranked by profit, revenue, decayed_value, clv_365d" in refused.stderr
+
+
+def test_packed_states_alone_are_scored_when_they_are_read(
+    pipeline: Pipeline, redis_url: str
+) -> None:
+    """From the readable layout to the compact one and back, each meeting the other's customers."""
+    events = [(topic, event) for topic, event in shop() if topic == "orders"]
+    everybody = {event["customer_id"] for _, event in events}
+    half = {who for who in everybody if int(who[1:]) % 2}
+    compact = pipeline.with_settings(layout="compact")
+
+    def fields() -> dict[str, int]:
+        """How many fields the hash of each customer has."""
+        with Redis.from_url(redis_url) as client:
+            keys = client.scan_iter(match=f"{pipeline.settings.key_prefix}:*:customer:*")
+            return {key.decode().rpartition(":")[2]: client.hlen(key) for key in keys}
+
+    async def evaluate() -> dict[str, Score]:
+        async with Reader(pipeline.settings) as reader:
+            return {score["customer_id"]: score async for score in reader.evaluate()}
+
+    pipeline.send(events)
+    with pipeline.worker() as worker:
+        pipeline.finish(worker)
+    readable = pipeline.state()
+    width = len(stored_columns(HORIZONS)) + 1
+    assert set(fields().values()) == {width}
+
+    pipeline.send(visits(half))
+    with compact.worker() as worker:
+        pipeline.finish(worker)
+        assert {who for who, count in fields().items() if count == 1} == half | {"nobody"}
+        status, text = worker.get("/customers/nobody")
+        assert (status, json.loads(text)["clv_365d"]) == (200, None)
+    mixed, evaluated = pipeline.state(), asyncio.run(evaluate())
+    assert mixed == compact.state()
+    assert mixed.keys() == everybody | {"nobody"}
+    for who in everybody - half:
+        assert without_ranks({who: mixed[who]}) == without_ranks({who: readable[who]})
+    of_half = {who: mixed[who] for who in half}
+    assert steady(of_half) == steady({who: evaluated[who] for who in half})
+    published = pipeline.newest_scores()
+    for who, score in of_half.items():
+        assert score["version"] == published[who]["version"] == readable[who]["version"] + 1
+        assert score["moved_by_time"] is None
+        assert published[who]["moved_by_time"] is not None
+        assert score["as_of"] == max(one["as_of"] for one in evaluated.values())
+    check_ranks_of_last_scores(published, mixed)
+    best = cli(compact.environment, "top", "--by", "profit", "--count", "9", "--json")
+    profits = sorted((score["profit"] for score in mixed.values()), reverse=True)
+    assert [one["profit"] for one in json.loads(best.stdout)] == profits[:9]
+
+    pipeline.send(
+        [(topic, event | {"event_id": f"again-{event['customer_id']}"})
+         for topic, event in visits(half)]
+    )  # fmt: skip
+    with pipeline.worker() as worker:
+        pipeline.finish(worker)
+    assert {count for who, count in fields().items()} == {width}
+    assert all(pipeline.state()[who]["moved_by_time"] is not None for who in half)
+
+
+def check_ranks_of_last_scores(published: dict[str, Score], state: dict[str, Score]) -> None:
+    """Whatever the layout: of everybody's last scores, which are on the topic."""
+    values = sorted(one["clv_365d"] for one in published.values() if one["clv_365d"] is not None)
+    for who, score in state.items():
+        if score["clv_365d"] is not None:
+            wanted = exact_rank(published[who], values)
+            assert score["clv_percentile"] == pytest.approx(wanted, abs=0.5)
 
 
 def test_silent_customers_are_scored_again_in_redis_and_on_the_topic(pipeline: Pipeline) -> None:

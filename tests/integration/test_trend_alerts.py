@@ -10,9 +10,12 @@ from pydantic import TypeAdapter
 from redis import Redis
 
 from tests.support.pipeline import Facts, Pipeline, make_pipeline, metric, wait_until
+from tests.support.receiver import Receiver, receiving
 from valuetide.schemas.alert import Alert
+from valuetide.streams.settings import CustomerAlerts
 from valuetide.streams.store.redis import alerts_key, open_alerts_key, watch_key
 from valuetide.streams.trend_settings import SeriesSettings
+from valuetide.streams.webhooks.hook import Webhook
 
 pytestmark = pytest.mark.servers
 
@@ -53,7 +56,14 @@ def shop(days: int = DAYS, *, shift: int = SHIFT, seed: int = 5) -> list[Facts]:
 @pytest.fixture
 def pipeline(broker: str, redis_url: str, fresh_prefix: str) -> Pipeline:
     series = SeriesSettings(idle_seconds=1.0, metrics=("revenue", "orders"))
-    return make_pipeline(broker, redis_url, fresh_prefix, clock="event", series=series)
+    return make_pipeline(
+        broker,
+        redis_url,
+        fresh_prefix,
+        clock="event",
+        series=series,
+        customer_alerts=CustomerAlerts(rules=()),
+    )
 
 
 class Kept:
@@ -80,6 +90,10 @@ class Kept:
         return int(self.watch.get("closed", 0)) >= FIRST_DAY + day
 
 
+def team(receiver: Receiver) -> Webhook:
+    return Webhook(name="team", url=receiver.url(), timeout_seconds=5)
+
+
 def messages(pipeline: Pipeline) -> list[dict[str, Any]]:
     found = pipeline.messages(pipeline.settings.topics.alerts)
     for message in found:
@@ -100,17 +114,26 @@ def test_a_fall_of_one_channel_is_told_once_and_names_it(
         wait_until(lambda: kept.closed(40), "the first half's buckets are closed")
         worker.kill()
     pipeline.send(events[half - 500 :])
-    with pipeline.worker() as worker:
+    receiver = Receiver(judge=lambda delivery: 500)
+    with receiving(receiver), pipeline.worker(webhooks=(team(receiver),)) as worker:
         pipeline.finish(worker)
         wait_until(lambda: kept.closed(DAYS - 2), "all buckets but the last are closed")
+        wait_until(lambda: bool(receiver.got), "the webhook is tried")
         assert metric(worker, "valuetide_open_alerts") == len(kept.open) == 2
         assert metric(worker, "valuetide_series") == int(kept.watch["series"]) == 8
         assert metric(worker, "valuetide_late_events") == 0
+        worker.kill()
+        receiver.judge = None
+        receiver.got.clear()
+        with pipeline.worker(webhooks=(team(receiver),)):
+            wait_until(lambda: len(receiver.got) == 2, "the webhook has the alerts")
 
     sent = {message["id"]: message for message in messages(pipeline)}
     told = [step for step in kept.steps if step["notify"]]
     assert {step["id"] for step in kept.steps} == sent.keys()
     assert sorted(step["metric"] for step in told) == ["orders", "revenue"]
+    assert [delivery.json["data"] for delivery in receiver.got] == told
+    assert receiver.ids == [step["id"] for step in told]
     for step in told:
         TypeAdapter(Alert).validate_python(step)
         assert step == sent[step["id"]] == json.loads(kept.open[step["fingerprint"]])

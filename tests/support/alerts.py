@@ -27,7 +27,7 @@ async def commit_alerts(
     url: str, prefix: str, steps: Sequence[dict[str, Any]], partition: int = 0
 ) -> None:
     """Commit steps as a shard does, through the store."""
-    store = RedisStore(connect(url), prefix=prefix, columns=(), ranked=(), top_size=1)
+    store = RedisStore(connect(url), prefix=prefix, columns=(), texts=(), ranked=(), top_size=1)
     try:
         record = await store.read_shard(partition)
         await store.commit(

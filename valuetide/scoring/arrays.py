@@ -22,6 +22,21 @@ NO_TIME: Final = int(np.iinfo(np.int64).min)
 NO_DAY: Final = 1 << 40
 
 
+# Up to this many rows a table doubles; beyond it half of it unused would be too much memory.
+_DOUBLING: Final = 1 << 16
+
+
+def grown(have: int, needed: int) -> int:
+    """Rows to make place for in a table that has place for some and needs more.
+
+    Examples
+    --------
+    >>> grown(1_000, 1_001), grown(1_000_000, 1_000_001), grown(0, 5)
+    (2000, 1250000, 5)
+    """
+    return max(needed, have + (have if have < _DOUBLING else have // 4))
+
+
 def spans(start: IntArray, length: IntArray) -> IntArray:
     """Positions of several ranges, one after the other.
 

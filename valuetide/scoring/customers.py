@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import IdArray, IntArray
+from valuetide.scoring.arrays import IdArray, IntArray, grown
 from valuetide.scoring.decay import half_life_in_ms
 from valuetide.scoring.ledger import Ledger
 from valuetide.scoring.packed import NO_ID, RING, State, decode, encode, new_records
@@ -118,7 +118,7 @@ class Customers:
         have = self.records.size
         if count <= have:
             return
-        capacity = max(_SMALLEST, count, 2 * have)
+        capacity = max(_SMALLEST, grown(have, count))
         self.records = np.concatenate([self.records, new_records(capacity - have)])
         self.signals = np.concatenate([self.signals, np.zeros(capacity - have, SIGNALS)])
         self.ring = np.concatenate([self.ring, np.full((capacity - have, RING), NO_ID)])

@@ -11,6 +11,7 @@ An acknowledgement is of a fingerprint, not of one alert: one that ends and begi
 ``until_ms`` is known, too. Those that have expired go when the next one of their shard is written.
 """
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -272,7 +273,9 @@ class AlertReader:
             for partition, entries in zip(part, answers, strict=True):
                 if entries:
                     after[alerts_key(self._prefix, partition).encode()] = entries[0][0].decode()
-        while True:
+        task = asyncio.current_task()
+        # Before Python 3.12 the client may swallow a cancellation, see streams.tasks.
+        while task is None or not task.cancelling():
             with mapped_errors():
                 answer = await self._client.xread(
                     cast("dict[Any, Any]", after), count=PAGE_STEPS, block=BLOCK_MS
@@ -281,6 +284,7 @@ class AlertReader:
                 after[key] = entries[-1][0].decode()
                 for step in parse_steps(keys[key], entries):
                     yield step
+        raise asyncio.CancelledError
 
     async def acknowledge(
         self, prefix: str, seconds: float, by: str, why: str

@@ -23,7 +23,7 @@ from valuetide.streams.decode import Role
 from valuetide.streams.engine import Engine
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Publisher
-from valuetide.streams.records import stored_columns
+from valuetide.streams.records import TEXTS, stored_columns
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import RedisStore
 from valuetide.streams.transport import Consumer
@@ -127,6 +127,7 @@ class App(faust.App):
             redis_client(settings),
             prefix=settings.key_prefix,
             columns=stored_columns(settings.horizons_days),
+            texts=TEXTS,
             ranked=ranked_fields(settings.horizons_days),
             top_size=settings.top_size * RANKED_SLACK,
         )

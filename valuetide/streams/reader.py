@@ -2,7 +2,8 @@
 
 Where a customer stands among all is what the ranks say now, not what they said when the customer
 was scored: they are read again when they are two seconds old. A customer of whom the hash has only
-the packed state, or not all of the fields that the settings name, is scored from it.
+the packed state, or not all of the fields that the settings name, is scored from it: for now, by
+what is known now, and without what moved the score.
 """
 
 import asyncio
@@ -25,7 +26,15 @@ from valuetide.streams.clock import Clock
 from valuetide.streams.connections import redis_client
 from valuetide.streams.partitioner import partition_of
 from valuetide.streams.pool import Knowledge
-from valuetide.streams.records import MOVED_BY, TOTALS, moved_parts, score_columns, stored_columns
+from valuetide.streams.records import (
+    MOVED_BY,
+    PERCENTILE,
+    TEXTS,
+    TOTALS,
+    moved_parts,
+    score_columns,
+    stored_columns,
+)
 from valuetide.streams.settings import Settings
 from valuetide.streams.store.redis import (
     SCAN_COUNT,
@@ -39,12 +48,10 @@ from valuetide.streams.store.redis import (
 from valuetide.streams.view import Evaluated, View
 
 INTEGERS = frozenset({"version", "orders", "frequency"})
-TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at"})
 VIEW_SECONDS = 2.0
 """What all shards have learned, and their ranks, are read again at this age; it takes 15 ms."""
 
 STATE = "s"
-PERCENTILE = "clv_percentile"
 MONTH_FIELDS = ("orders", "revenue", "returns", "refunds", "cancellations", "cancelled")
 
 
@@ -191,7 +198,8 @@ class Reader:
                 found = view.evaluate(home, [ids[at] for at in places], states, now_ms)
                 made = self._scores(found, view.percentiles.of(found.stored_clv))
                 for at, score in zip(places, made, strict=True):
-                    scores[at] = score
+                    # What moved the last score is on the topic only.
+                    scores[at] = cast("Score", {**score, **moved_parts(None)})
         return scores
 
     def _rank(self, scores: Sequence[Score], percentiles: Percentiles) -> None:
@@ -429,12 +437,12 @@ class Reader:
 
 
 def parse_score(customer_id: str, row: Sequence[bytes], columns: Sequence[str]) -> Score:
-    """Make a score of the fields of a customer's hash, in the order of ``columns``."""
+    """Make a score, without a rank, of the fields of a hash in the order of ``columns``."""
     score: dict[str, Any] = {"customer_id": customer_id}
     for name, raw in zip(columns, row, strict=True):
         text = raw.decode()
         if name == MOVED_BY:
-            score |= moved_parts(text)
+            score |= {PERCENTILE: None} | moved_parts(text)
         elif name in TEXTS:
             score[name] = text or None
         elif name in INTEGERS:

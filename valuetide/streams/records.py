@@ -22,6 +22,15 @@ CURRENT = tuple(Score.__annotations__)[1 : tuple(Score.__annotations__).index("p
 MOVED_BY = "moved_by"
 
 
+PERCENTILE = "clv_percentile"
+NOT_STORED = -len(PARTS) - 1
+"""Where the fields begin in a row that are not stored as they are: the percentile, the parts."""
+
+_ENCODE = msgspec.json.Encoder().encode
+TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at", MOVED_BY})
+"""Stored fields that are text; the others are numbers."""
+
+
 def score_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
     """Give the score fields in the order of a row; the customer's id is in the key."""
     return (*CURRENT, *ahead_columns(horizons_days))
@@ -35,23 +44,29 @@ def ahead_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
         "expected_order_value",
         *(f"clv_{days}d{end}" for days in horizons_days for end in ("", "_low", "_high")),
         "next_order_at",
-        "clv_percentile",
+        PERCENTILE,
         *(f"moved_by_{part}" for part in PARTS),
     )
 
 
 def stored_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
-    """Give the names under which a row is stored: the parts of a change are one field there."""
-    return (*score_columns(horizons_days)[: -len(PARTS)], MOVED_BY)
+    """Give the names under which a row is stored: the parts of a change are one field there.
+
+    The percentile is not: it would be a rank among scores that are no more. Readers put it in.
+    """
+    return (*score_columns(horizons_days)[:NOT_STORED], MOVED_BY)
 
 
 def stored_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Give rows as they are stored; the names of six fields would take 120 bytes a customer."""
-    encode = msgspec.json.Encoder().encode
-    return [
-        (*row[: -len(PARTS)], None if row[-1] is None else encode(row[-len(PARTS) :]).decode())
-        for row in rows
-    ]
+    return [(*row[:NOT_STORED], _as_text(row[-len(PARTS) :])) for row in rows]
+
+
+def _as_text(parts: tuple[float | None, ...]) -> str | None:
+    """Write the parts of a change, whole numbers without a fraction."""
+    if parts[0] is None:
+        return None
+    return _ENCODE(parts).replace(b".0,", b",").replace(b".0]", b"]").decode()
 
 
 def moved_parts(stored: bytes | str | None) -> dict[str, float | None]:
@@ -126,7 +141,7 @@ class Ahead:
             for days, row in zip(self.horizons_days, rounded, strict=True):
                 numbers[f"clv_{days}d{end}"] = row
         scale = 10.0**minor_digits
-        numbers["clv_percentile"] = np.round(percentile, 1)
+        numbers[PERCENTILE] = np.round(percentile, 1)
         for part, row in zip(PARTS, self.moved, strict=True):
             numbers[f"moved_by_{part}"] = row / scale
         wait_ms = np.round(found.median_wait_weeks * WEEK_MS).astype(np.int64)

@@ -147,6 +147,10 @@ class Settings(BaseSettings):
     ] = "cv"
     group: Annotated[str, Field(min_length=1, description="Kafka consumer group")] = "valuetide"
     topics: TopicNames = TopicNames()
+    layout: Annotated[
+        Literal["readable", "compact"],
+        Field(description="Of customers in Redis; compact: packed states, scored when read"),
+    ] = "readable"
     partitions: Annotated[
         int, Field(ge=1, le=10_000, description="Of each topic; fixed for ever")
     ] = 4
@@ -210,7 +214,7 @@ class Settings(BaseSettings):
     ] = 0.0
     max_batch_events: Annotated[
         int, Field(ge=1, le=100_000, description="Events of one micro-batch, at most")
-    ] = 4_000
+    ] = 10_000
     max_batches_in_flight: Annotated[
         int, Field(ge=1, le=64, description="Per shard: batches that wait for the network")
     ] = 4

@@ -51,6 +51,7 @@ from valuetide.streams.store import (
     StateStore,
     StoreUnavailableError,
 )
+from valuetide.streams.tasks import end
 from valuetide.streams.turns import Turns
 
 log = structlog.get_logger(__name__)
@@ -287,8 +288,7 @@ class Shard:
         clean = not self._busy and not self._steps and self._failure is None
         # The worker goes first: it might start another step while those in flight are dropped.
         if self._worker is not None:
-            self._worker.cancel()
-            await asyncio.gather(self._worker, return_exceptions=True)
+            await end([self._worker])
             self._worker = None
         await self._abandon()
         if not clean:
@@ -518,9 +518,7 @@ class Shard:
         self._queue.clear()
         self._end_sweep(None)
         self._resume()
-        for task in self._steps:
-            task.cancel()
-        await asyncio.gather(*self._steps, return_exceptions=True)
+        await end(self._steps)
         self._last_sent = self._last_made = None
 
     def _load(self, record: ShardRecord) -> None:

@@ -7,7 +7,7 @@ batches in flight. When one of those fails, the whole memory is dropped and read
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import ranked_fields
 from valuetide.schemas.topics import INPUTS
+from valuetide.scoring.arrays import grown
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
@@ -35,6 +36,8 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
 from valuetide.streams.shard_series import ShardSeries
 from valuetide.streams.store import AlertStep, Commit, ShardRecord
+
+V = TypeVar("V", bound=np.generic)
 
 OUTCOMES = ("folded", "duplicate", "dead_letter", "rerouted")
 MONTH_WIDTH = 6
@@ -210,15 +213,13 @@ class ShardMemory:
         return self._scored, self._basis, self._signals, self._ranks
 
     def _reserve(self, count: int) -> None:
-        """Make room for rows, twice as much as there was."""
-        have = self._signals.size
-        if count > have:
-            more = max(count, 2 * have) - have
-            wider = ((0, 0), (0, more))
-            self._scored = np.pad(self._scored, wider)
-            self._basis = np.pad(self._basis, wider)
-            self._ranks = np.pad(self._ranks, wider)
-            self._signals = np.concatenate([self._signals, np.zeros(more, SIGNALS)])
+        """Make place for so many rows."""
+        if count > self._signals.size:
+            capacity = grown(self._signals.size, count)
+            self._scored = _wider(self._scored, capacity)
+            self._basis = _wider(self._basis, capacity)
+            self._signals = _wider(self._signals, capacity)
+            self._ranks = _wider(self._ranks, capacity)
 
     def fold(self, role: Role, decoded: Decoded) -> Part:
         """Fold events of a topic, all of whose customers have a row, and count them."""
@@ -371,7 +372,7 @@ class ShardMemory:
             months=months,
             ids=scored.ids,
             states=self._customers.pack(scored.rows),
-            rows=stored_rows(scored.fields),
+            rows=stored_rows(scored.fields) if self._settings.layout == "readable" else (),
             top=scored.top,
             model=self._model.changes(self.counters["total:customers"]),
             series=self.series.changes(self.max_event_at, self.counters["total:equity"]),
@@ -428,6 +429,13 @@ class ShardMemory:
         for month, values in sums.items():
             self.months[month] = self.months.get(month, np.zeros(MONTH_WIDTH, np.int64)) + values
         return {month: " ".join(map(str, self.months[month].tolist())) for month in sums}
+
+
+def _wider(column: NDArray[V], capacity: int) -> NDArray[V]:
+    """Give a column with place for so many rows; what is not used yet takes no memory."""
+    wide = np.zeros((*column.shape[:-1], capacity), column.dtype)
+    wide[..., : column.shape[-1]] = column
+    return wide
 
 
 def _sum(values: NDArray[np.float64]) -> int:

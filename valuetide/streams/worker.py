@@ -23,6 +23,7 @@ from valuetide.streams.http import HttpServer
 from valuetide.streams.knock import knock_at_redis
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
+from valuetide.streams.tasks import end
 from valuetide.streams.webhooks.courier import Couriers
 
 WATCH_SECONDS = 0.5
@@ -106,9 +107,7 @@ class Worker:
         finally:
             self._stopping = True
             log.info("worker finishes what is in hand")
-            for task in (start, *ends, *others):
-                task.cancel()
-            await asyncio.gather(start, *ends, *others, return_exceptions=True)
+            await end([start, *ends, *others])
             with contextlib.suppress(asyncio.CancelledError):
                 await app.stop()
 

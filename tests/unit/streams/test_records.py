@@ -23,6 +23,7 @@ from valuetide.streams.pool import Knowledge
 from valuetide.streams.reader import parse_score
 from valuetide.streams.records import (
     COLUMNS,
+    TEXTS,
     TOTALS,
     format_times,
     month_sums,
@@ -81,8 +82,19 @@ def test_what_is_stored_is_read_back_as_it_is_sent() -> None:
     for row, stored in zip(rows := rows_at(customers), stored_rows(rows), strict=True):
         raw = [b"" if value is None else str(value).encode() for value in stored]
         score = parse_score("who", raw, stored_columns(DEFAULT_HORIZONS))
-        assert score == {"customer_id": "who"} | dict(zip(COLUMNS, row, strict=True))
+        sent = {"customer_id": "who"} | dict(zip(COLUMNS, row, strict=True))
+        assert score == sent | {"clv_percentile": None}
+        assert list(score) == list(sent)
     assert rows[0][-6:] != (None,) * 6 == rows[1][-6:]
+
+
+def test_text_is_what_is_stored_as_text() -> None:
+    customers = Customers()
+    fold_events(customers, Event(1, "placed", NOW - 10**9, 1, 4_500), who="ann")
+    fold_events(customers, Event(2, "placed", NOW - 10**8, 2, 4_500), who="ann")
+    (stored,) = stored_rows(rows_at(customers))
+    for name, value in zip(stored_columns(DEFAULT_HORIZONS), stored, strict=True):
+        assert isinstance(value, str) == (name in TEXTS), name
 
 
 def test_horizons_name_the_fields() -> None:

@@ -1,16 +1,21 @@
 """Shards begin their batches one after the other, with a moment between for the event loop."""
 
 import asyncio
+import time
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
 from tests.support.fakes import run_quickly
+from valuetide.streams.cli.common import run, worker_loop
 from valuetide.streams.turns import Turns
 
 
 def test_who_waits_has_a_turn_in_order_and_a_moment_after_the_one_before() -> None:
     async def scenario() -> None:
-        loop, turns = asyncio.get_running_loop(), Turns(0.002)
+        loop = asyncio.get_running_loop()
+        turns = Turns(0.002)
         begun: list[tuple[str, float]] = []
 
         async def batch(name: str) -> None:
@@ -30,7 +35,8 @@ def test_who_waits_has_a_turn_in_order_and_a_moment_after_the_one_before() -> No
 
 def test_who_waits_for_the_store_in_a_batch_holds_nobody_up() -> None:
     async def scenario() -> None:
-        loop, turns = asyncio.get_running_loop(), Turns(0.002)
+        loop = asyncio.get_running_loop()
+        turns = Turns(0.002)
         ended: list[tuple[str, float]] = []
 
         async def batch(name: str, waits: float) -> None:
@@ -44,3 +50,28 @@ def test_who_waits_for_the_store_in_a_batch_holds_nobody_up() -> None:
         assert [at for _, at in ended] == pytest.approx([0.0, 5.0])
 
     run_quickly(scenario())
+
+
+@pytest.mark.parametrize("make_loop", [worker_loop, asyncio.new_event_loop])
+def test_the_moment_begins_when_the_batch_ends(
+    make_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """By a true clock and with a batch that keeps the loop busy, as they do."""
+    spans: list[tuple[float, float]] = []
+
+    async def scenario() -> None:
+        turns = Turns(0.02)
+
+        async def batch() -> None:
+            await turns.mine()
+            begin = time.monotonic()
+            time.sleep(0.05)  # noqa: ASYNC251 - a batch lets nobody else in
+            spans.append((begin, time.monotonic()))
+            turns.over()
+
+        await asyncio.gather(batch(), batch(), batch())
+
+    run(scenario(), make_loop)
+    gaps = [after[0] - before[1] for before, after in pairwise(spans)]
+    assert len(gaps) == 2
+    assert all(gap > 0.015 for gap in gaps)

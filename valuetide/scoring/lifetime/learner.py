@@ -3,8 +3,8 @@
     bytes of a learner, little endian
       0  <u2 layout version, 1    2  <u2 shards that learn beside it 4  <u4 size of the sample
       8  <u8 seed                16  <u8 threshold of the sample    24  <u8 orders seen
-     32  <u8 orders at the next step                                40  <i8 last day seen
-     48  <i8 day of the last step                                   56  4 <f8 log of r, alpha, a, b
+     32  <u8 orders at which they are                                 40  <i8 last day seen
+     48  <i8 day at whose end steps are due                         56  4 <f8 log of r, alpha, a, b
      88  3 <f8 log of p, q, gamma                                  112  <f8 typical spend
     120  <u8 number of members
     128  members, 40 bytes each: key, first_day, last_day, x, 0, spent, first_spend
@@ -54,7 +54,8 @@ _GROWTH: Final = 16
 _LEAST_GAP: Final = 8
 _FIRST_GAP: Final = 4
 _MOST_GAP: Final = 1024
-# In a quiet shard they are made a week after the last ones.
+# In a quiet shard they are made a week after the last ones, or sooner if the sample is not full,
+# for then they cost less: every day while it has a quarter of its size.
 _GAP_DAYS: Final = 7
 # In a day on which so many times as many orders come, steps do not wait for its end.
 _CROWDED: Final = 2
@@ -66,6 +67,8 @@ _LONGEST_STEP: Final = 1.0
 # Longer steps of the spend model are looked at before they are made, and halved as often at most.
 _HARMLESS_STEP: Final = 0.1
 _MOST_HALVINGS: Final = 6
+# So far from the middle of its prior, in a logarithm, the spend model is compared with it.
+_FAR: Final = 2.0
 # Curvature in any direction, as a share of what the products of gradients say it is, is taken to be
 # no less than this: far from the maximum it may be nothing or point the wrong way.
 _LEAST_BEND: Final = 0.3
@@ -106,7 +109,7 @@ class Learner:
         self.shards = shards
         self.orders = 0
         self.next_step = _FIRST_GAP
-        self.day = self.step_day = _NO_DAY
+        self.day = self.due_day = _NO_DAY
         self.typical_spend = 0.0
         self.purchases: FloatArray = PURCHASES_MEAN.copy()
         self.spend: FloatArray = SPEND_MEAN.copy()
@@ -130,8 +133,8 @@ class Learner:
         done, steps, total = 0, 0, orders.day.size
         latest = np.maximum.accumulate(np.maximum(orders.day, self.day))
         while done < total:
-            if self.step_day == _NO_DAY:
-                self.step_day = int(latest[0]) - 1
+            if self.due_day == _NO_DAY:
+                self.due_day = int(latest[0])
             stop = self._next_stop(latest, done)
             if stop > done:
                 self.sample.fold(orders[done:stop])
@@ -140,9 +143,11 @@ class Learner:
                 done = stop
             crowded = self.orders >= _CROWDED * self.next_step
             if crowded or done < total:
-                self.step_day = self.day if crowded else int(latest[done]) - 1
-                self.settle(self.step_day)
+                day = self.day if crowded else int(latest[done]) - 1
+                self.settle(day)
                 steps += 1
+                share = self.sample.members.size / self.sample.size
+                self.due_day = day + max(int(share * _GAP_DAYS), 1)
                 gap = min(max(self.orders // _GROWTH, _LEAST_GAP), _MOST_GAP)
                 self.next_step = self.orders + gap
         return steps
@@ -163,7 +168,7 @@ class Learner:
             # The day of the order that makes it due has to end first.
             day = self.day if left <= 0 else latest[done + left - 1]
             by_count = int(np.searchsorted(latest, day, side="right"))
-        by_time = int(np.searchsorted(latest, self.step_day + _GAP_DAYS, side="right"))
+        by_time = int(np.searchsorted(latest, self.due_day, side="right"))
         crowded = done + _CROWDED * self.next_step - self.orders
         return max(done, min(by_count, by_time, crowded))
 
@@ -232,6 +237,9 @@ class Learner:
             return float(likelihood.sum() - (((at - mean) / sd) ** 2).sum() / 2.0)
 
         before = self.spend
+        # A few customers of like spend lead far away, from where the way back is slow or none.
+        if np.abs(before - mean).max() > _FAR and posterior(mean) > posterior(before):
+            before = mean
         slopes, curvature = spend.slope_and_curvature(Spend(*np.exp(before).tolist()), x, spent)
         self.spend = _not_downhill(
             posterior,
@@ -249,7 +257,7 @@ class Learner:
         sample = self.sample
         return _HEAD.pack(
             LAYOUT, self.shards, sample.size, sample.seed, sample.threshold, self.orders,
-            self.next_step, self.day, self.step_day, *self.purchases, *self.spend,
+            self.next_step, self.day, self.due_day, *self.purchases, *self.spend,
             self.typical_spend, sample.members.size,
         )  # fmt: skip
 
@@ -286,7 +294,7 @@ class Learner:
         learner = cls(seed, size, shards)
         learner.sample = Sample(seed, size, threshold=threshold)
         learner.orders = orders
-        learner.next_step, learner.day, learner.step_day = rest[:3]
+        learner.next_step, learner.day, learner.due_day = rest[:3]
         learner.purchases, learner.spend = floats[:4], floats[4:]
         learner.typical_spend = typical
         return learner, count

@@ -126,7 +126,7 @@ def pool_purchases(means: Sequence[FloatArray], customers: Sequence[float]) -> F
     What is averaged is the mean rate r / alpha and the mean chance to leave a / (a+b), on which
     totals depend, and 1 / alpha and 1 / (a+b), which tell how much customers differ. Estimates of
     few customers scatter on a bent ridge of the likelihood, beside which the average of logarithms
-    lies: with 600 customers a shard forecasts of the sum were 1 % lower for it, and 1.3 times as
+    lies: with 600 customers a shard forecasts of the sum were 1 % lower for it, and 1.2 times as
     far from those of all customers together.
 
     Examples

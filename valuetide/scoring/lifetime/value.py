@@ -10,7 +10,7 @@ What one shard does in a micro-batch:
 >>> seen = histories(np.array([1, 0]), np.array([0, 3]), np.array([9, 3]), 10 * 86_400_000)
 >>> facts = Facts(seen, spent=np.array([30.0, 0.0]), yield_rate=np.ones(2))
 >>> potential(learner.parameters, facts, Terms(), corrections).expected_orders.round(1).tolist()
-[[1.0, 0.3], [3.0, 1.0]]
+[[4.0, 2.3], [10.2, 6.2]]
 """
 
 from collections.abc import Sequence

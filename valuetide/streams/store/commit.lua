@@ -7,10 +7,13 @@
 -- ARGV  1 sequence to make    2 writer   3 kept per ranked set   4 alerts kept in the stream
 --       msgpack: 5 record fields, flat   6 alerts: fingerprint, text, 1 if open else 0; flat
 --       7 per hash how many of the last arguments it takes   8 per hash fields to delete
---       9 per ranked set: value, id, value, id ..   10 names of the score fields
---       11 score values, flat, row by row
+--       9 per ranked set: value, id, value, id ..
+--       10 names of the score fields that are text, then of those that are numbers; none: only the
+--       packed states are kept   11 how many are text   12 texts, flat, row by row
 --       as arguments of their own, for Redis 7.0's cmsgpack knows no bytes:
---       12 .. names and bytes of what the hashes take, one hash after the other, then packed states
+--       13 numbers, flat, row by row, each as it is to be stored and followed by a comma; null is
+--       stored as no text: a number of Lua's would be written with 17 digits
+--       14 .. names and bytes of what the hashes take, one hash after the other, then packed states
 local keep = tonumber(ARGV[3])
 local alerts, sizes = cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
 local gone, top = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
@@ -41,7 +44,7 @@ end
 
 redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'writer', ARGV[2], unpack(cmsgpack.unpack(ARGV[5])))
 
-local taken = 11
+local taken = 13
 for h = 1, #sizes do
   local last = taken + sizes[h]
   for part = taken + 1, last, MOST do
@@ -68,17 +71,31 @@ for t = 1, #top do
   if #ranked > 0 then redis.call('ZREMRANGEBYRANK', key, 0, -keep - 1) end
 end
 
+-- What was readable goes when only the state is kept, whatever fields it had.
+local function forget(key)
+  local old = redis.call('HGETALL', key)
+  for i = 1, #old, 2 do
+    if old[i] ~= 's' then redis.call('HDEL', key, old[i]) end
+  end
+end
+
 local names = cmsgpack.unpack(ARGV[10])
-local values = cmsgpack.unpack(ARGV[11])
-local width = #names
+local texts = cmsgpack.unpack(ARGV[12])
+local number = string.gmatch(ARGV[13], '([^,]+),')
+local width, of_text = #names, cmsgpack.unpack(ARGV[11])
 local args = {}
 for f = 1, width do args[2 * f - 1] = names[f] end
 args[2 * width + 1] = 's'
 local first = first_ranked + #top
 for c = 1, #KEYS - first do
-  local base = (c - 1) * width
-  for f = 1, width do args[2 * f] = values[base + f] end
+  local base = (c - 1) * of_text
+  for f = 1, of_text do args[2 * f] = texts[base + f] end
+  for f = of_text + 1, width do
+    local value = number()
+    args[2 * f] = value ~= 'null' and value or ''
+  end
   args[2 * width + 2] = ARGV[taken + c]
+  if width == 0 then forget(KEYS[first + c]) end
   redis.call('HSET', KEYS[first + c], unpack(args))
 end
 return {1, sequence, ARGV[2], floors()}

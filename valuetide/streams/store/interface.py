@@ -149,7 +149,8 @@ class Commit:
     states
         Their packed states, ``n``.
     rows
-        Their score fields, ``n`` rows in the order of the store's ``columns``.
+        Their score fields, ``n`` rows in the order of the store's ``columns``; none at all: only
+        the packed states are kept, and score fields that there were go.
     top
         By ranked field: customers that are, or may have been, among the best, with their value.
     series

@@ -93,7 +93,9 @@ class MemoryStore:
         )
         shard.alerts += commit.alerts
         shard.states.update(zip(commit.ids, commit.states, strict=True))
-        shard.rows.update(zip(commit.ids, commit.rows, strict=True))
+        for customer in commit.ids if not commit.rows else ():
+            shard.rows.pop(customer, None)
+        shard.rows.update(zip(commit.ids if commit.rows else (), commit.rows, strict=True))
         for name, ranked in commit.top.items():
             best = shard.top.get(name, {}) | {customer: value for value, customer in ranked}
             kept = sorted(best.items(), key=lambda entry: (entry[1], entry[0]), reverse=True)

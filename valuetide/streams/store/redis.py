@@ -3,7 +3,8 @@
 Layout; ``p`` is the shard, ``cv`` the key prefix, and braces make all keys of a shard lie in one
 slot of a Redis Cluster:
 
-    cv:{p}:customer:<id>   hash    the score fields, readable; s = packed state (scoring.packed)
+    cv:{p}:customer:<id>   hash    the score fields, readable; s = packed state (scoring.packed).
+                                   In the compact layout s alone: readers compute the score
     cv:{p}:commit          hash    sequence, writer, offsets, counters, totals, settings
     cv:{p}:series:month    hash    YYYY-MM -> sums of accepted order events
     cv:{p}:model           hash    what the shard has learned, the grades of what it predicted, and
@@ -29,11 +30,14 @@ Alerts about series, which are of all shards, are kept with those about the cust
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from importlib.resources import files
+from itertools import chain
+from operator import itemgetter
 from typing import Any, cast
 
 import msgpack
+import msgspec
 from redis import asyncio as aioredis
 from redis import exceptions as redis_errors
 
@@ -48,6 +52,7 @@ from valuetide.streams.store.interface import (
     StoreUnavailableError,
     WatchCommit,
     WatchRecord,
+    type_of_value,
 )
 
 PIPELINE_COMMAND = re.compile(
@@ -168,6 +173,8 @@ class RedisStore:
         First part of every key.
     columns
         Names of the score fields, in the order of a commit's rows.
+    texts
+        Which of them are text; the others are numbers.
     ranked
         The fields by which the best customers are kept.
     top_size
@@ -180,12 +187,18 @@ class RedisStore:
         *,
         prefix: str,
         columns: Sequence[str],
+        texts: Collection[str],
         ranked: Sequence[str],
         top_size: int,
     ) -> None:
         self._client = client
         self._prefix = prefix
-        self._columns = msgpack.packb(list(columns))
+        at_text = [nth for nth, name in enumerate(columns) if name in texts]
+        at_number = [nth for nth, name in enumerate(columns) if name not in texts]
+        self._texts = _getter(at_text)
+        self._numbers = _getter(at_number)
+        self._of_text = len(at_text)
+        self._columns = [columns[nth] for nth in (*at_text, *at_number)]
         self._ranked = tuple(ranked)
         self._top_size = top_size
         source = files("valuetide.streams.store").joinpath("commit.lua").read_text("utf-8")
@@ -259,7 +272,7 @@ class RedisStore:
                 [part for entry in commit.top.get(name, ()) for part in entry]
                 for name in self._ranked
             ],
-            values=["" if value is None else value for row in commit.rows for value in row],
+            rows=commit.rows,
             states=commit.states,
             whose=f"partition {partition}",
         )
@@ -343,12 +356,15 @@ class RedisStore:
         hashes: Sequence[Mapping[str, str | bytes]],
         gone: Sequence[Sequence[str]],
         ranked: Sequence[Sequence[float | str]] = (),
-        values: Sequence[str | float] = (),
+        rows: Sequence[Sequence[type_of_value]] = (),
         states: Sequence[bytes] = (),
         whose: str,
     ) -> list[bytes]:
         """Run the script; gives the least ranked values."""
         pack = msgpack.packb
+        every_text = chain.from_iterable(map(self._texts, rows))
+        texts = ["" if text is None else text for text in every_text]
+        numbers = msgspec.json.encode(list(chain.from_iterable(map(self._numbers, rows))))
         args: list[Any] = [
             commit.sequence,
             commit.writer,
@@ -359,8 +375,11 @@ class RedisStore:
             pack([2 * len(entries) for entries in hashes]),
             pack(gone),
             pack(ranked),
-            self._columns,
-            pack(values),
+            pack(self._columns if rows else []),
+            pack(self._of_text if rows else 0),
+            pack(texts),
+            # A whole number is stored as one; the last has a comma, too.
+            (numbers[1:-1] + b",").replace(b".0,", b","),
             *(part for entries in hashes for entry in entries.items() for part in entry),
             *states,
         ]
@@ -427,6 +446,15 @@ def _named(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
 
 def _texts(entries: Mapping[bytes, bytes]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in entries.items()}
+
+
+def _getter(
+    places: Sequence[int],
+) -> Callable[[Sequence[type_of_value]], Sequence[type_of_value]]:
+    """Give a function that takes the entries at some places out of a row."""
+    if len(places) > 1:
+        return cast("Callable[..., Sequence[type_of_value]]", itemgetter(*places))
+    return lambda row: [row[nth] for nth in places]
 
 
 def _flat(mapping: dict[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from valuetide.streams.alerts import Step, StepId
 from valuetide.streams.connections import redis_client
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.settings import Settings
+from valuetide.streams.tasks import end
 from valuetide.streams.webhooks.endpoint import Endpoint
 from valuetide.streams.webhooks.formats import alertmanager_body, body_of
 from valuetide.streams.webhooks.outbox import Outbox
@@ -35,7 +36,6 @@ MOST_RETRY_SECONDS: Final = 300.0
 """Wait before another attempt; it doubles with every failure."""
 
 STORE_RETRY_SECONDS: Final = 2.0
-CANCEL_AGAIN_SECONDS: Final = 0.1
 RESENT_AT_ONCE: Final = 200
 """Alerts in one request to Alertmanager, about 0.2 MB."""
 
@@ -225,9 +225,6 @@ class Couriers:
             self._lanes[name, partition] = lane, task
 
     async def _end(self, places: list[tuple[str, int]]) -> None:
-        ending = {self._lanes.pop(place)[1] for place in places}
-        while ending:
-            # Before Python 3.12 asyncio.wait_for, in the client of Redis, may swallow one.
-            for task in ending:
-                task.cancel()
-            _, ending = await asyncio.wait(ending, timeout=CANCEL_AGAIN_SECONDS)
+        await end([self._lanes[place][1] for place in places])
+        for place in places:
+            del self._lanes[place]

@@ -65,7 +65,7 @@ def test_grades_are_what_orders_before_and_after_say() -> None:
     """Recomputed from the orders themselves, with the textbook's formula."""
     run, horizon = Run((60,)).take(SHOP[:400]), 60
     # From here on with parameters that stand still, and without the cohorts from before.
-    run.learner.next_step = run.learner.step_day = 1 << 40
+    run.learner.next_step = run.learner.due_day = 1 << 40
     run.grading.horizons[horizon].waiting.clear()
     first = run.learner.day
     run.take(SHOP[400:])

@@ -67,6 +67,30 @@ def test_it_stands_at_the_maximum() -> None:
     np.testing.assert_allclose(learner.purchases, best.x, atol=1e-3)
 
 
+def test_it_knows_of_a_day_what_a_batch_fit_at_its_end_does() -> None:
+    """Not half of its orders, which would make silent customers of those still to order."""
+    prior = (PURCHASES_MEAN, PURCHASES_SD)
+    for day in (90, 150, 220):
+        before = int(np.searchsorted(SHOP.day, day))
+        learner = learned(SHOP[:before], 100)
+        learner.next_step = before
+        learner.learn(SHOP[before : before + 1])
+        who, days = SHOP.who[:before].astype(int), SHOP.day[:before]
+        seen = reference.summarise(who, days, SHOP.amount[:before], day)
+        fit = reference.fit(reference.mbg_log_likelihood, seen, np.exp(PURCHASES_MEAN), prior)
+        np.testing.assert_allclose(learner.purchases, np.log(fit.parameters), atol=0.05)
+
+
+def test_steps_wait_for_the_end_of_the_day_unless_it_is_crowded() -> None:
+    start = int(np.searchsorted(SHOP.day, 100))
+    learner = learned(SHOP[:start], 100)
+    due = learner.next_step - learner.orders
+    same_day = np.full(4 * learner.next_step, learner.day)
+    more = Orders(np.arange(same_day.size, dtype=np.uint64), same_day, np.ones(same_day.size))
+    assert learner.learn(more[: due + 5]) == 0
+    assert learner.learn(more[due + 5 :]) > 0
+
+
 def test_histories_in_the_sample_are_those_of_all_orders() -> None:
     sample = learned(SHOP, 77).sample
     people = np.unique(SHOP.who)

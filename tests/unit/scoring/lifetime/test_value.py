@@ -184,3 +184,23 @@ def test_signals_have_their_part_of_the_change_and_parts_sum_to_it() -> None:
     moved = moved_by(before, value_before, quiet, value_quiet, CDNOW, TERMS)
     assert not moved.interactions.any()
     assert not moved.feedback.any()
+
+
+def test_customers_alike_are_worth_what_each_is_alone() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.integers(0, 3, 60)
+    age = 10.0 * rng.integers(1, 4, 60).astype(np.float64)
+    facts = Facts(
+        Histories(x, np.where(x > 0, 5.0, 0.0), age),
+        30.0 * x.astype(np.float64),
+        rng.uniform(0.2, 1, 60),
+    )
+    together = clv(CDNOW, facts, TERMS)
+    alone = [clv(CDNOW, facts[np.array([nth])], TERMS)[:, 0] for nth in range(60)]
+    np.testing.assert_allclose(together, np.transpose(alone), rtol=1e-4)
+    corrections = [Conformal(), Conformal()]
+    found = potential(CDNOW, facts, TERMS, corrections)
+    np.testing.assert_allclose(found.clv, together, rtol=1e-9)
+    one = potential(CDNOW, facts[np.array([7])], TERMS, corrections)
+    for name in ("expected_orders", "low", "high"):
+        np.testing.assert_allclose(getattr(found, name)[:, 7], getattr(one, name)[:, 0], rtol=1e-4)
