@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from valuetide.schemas.events import Identifier
-from valuetide.scoring.trends.decision import Policy
-from valuetide.scoring.trends.metrics import DEFAULT_METRICS, METRICS, MetricName
+from valuetide.schemas.metrics import DEFAULT_METRICS, MetricName
 
 Dimension = Literal["channel", "value_tier", "source_code"]
 LABELS = ("channel", "source_code")
@@ -65,7 +64,7 @@ class SeriesSettings(BaseModel):
     @property
     def equity(self) -> bool:
         """Whether the sum of all customers' clv is a series."""
-        return any(METRICS[name].of_equity for name in self.metrics)
+        return "equity_growth" in self.metrics
 
 
 class AlertSettings(BaseModel):
@@ -91,7 +90,3 @@ class AlertSettings(BaseModel):
     outage_hours: Annotated[
         int, Field(ge=1, le=48, description="Silent hours before a producer is said to be out")
     ] = 2
-
-    def policy(self) -> Policy:
-        """Give what the deciders of series take."""
-        return Policy(**self.model_dump(exclude={"outage_hours"}))

@@ -41,6 +41,7 @@ from valuetide.scoring.series import (
     parse_name,
     whole_cell,
 )
+from valuetide.scoring.trends.decision import Policy
 from valuetide.scoring.trends.panel import Panel, Plan, Segment
 from valuetide.scoring.trends.silence import Producers
 from valuetide.streams.alert_messages import (
@@ -419,7 +420,7 @@ def plan_of(settings: Settings) -> Plan:
         series.dimensions,
         series.bucket,
         series.holiday_names,
-        settings.alerts.policy(),
+        Policy(**settings.alerts.model_dump(exclude={"outage_hours"})),
         series.most_elements,
         settings.vocabulary.minor_digits,
     )

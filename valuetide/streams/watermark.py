@@ -43,10 +43,11 @@ class Watermark:
         for partition, record in enumerate(records):
             for role in INPUTS:
                 key = partition, role
-                offset = record.get(f"offset:{role}", "0")
+                seen[key] = int(record.get(f"max_event_at:{role}", 0))
+                # One that had nothing but dead letters so far must not hold up the others for ever.
+                offset = record.get(f"offset:{role}", "0") if seen[key] else "0"
                 if self._offsets.get(key) != offset:
                     self._offsets[key], self._changed_at[key] = offset, now
-                seen[key] = int(record.get(f"max_event_at:{role}", 0))
                 if now - self._changed_at[key] < self._idle_seconds:
                     busy.append(seen[key])
         if busy:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from valuetide.scoring.trends.decision import Policy
 from valuetide.streams.settings import Settings, SettingsError, load_settings, misspelt_variables
+from valuetide.streams.watch import plan_of
 
 SECRET = "hunter2-secret"
 
@@ -227,3 +229,25 @@ def test_a_misspelt_variable_is_told_with_the_likeliest_setting() -> None:
         "PATH": "/bin",
     }
     assert misspelt_variables(environment) == {"VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS"}
+
+
+def test_series_and_alerts_are_set_in_a_file_and_by_the_environment(
+    monkeypatch: pytest.MonkeyPatch, config: Callable[[str], Path]
+) -> None:
+    config('[series]\nbucket = "hour"\nholidays = { 2026-12-25 = "christmas" }\n')
+    monkeypatch.setenv("VALUETIDE_SERIES__DIMENSIONS", '["value_tier", "source_code"]')
+    monkeypatch.setenv("VALUETIDE_ALERTS__RUN_LENGTH", "180")
+    settings = load_settings()
+    assert settings.series.bucket == "hour"
+    assert settings.series.holiday_names == {20_812: "christmas"}
+    assert (settings.series.labels, settings.series.segmented) == (("source_code",), True)
+    assert plan_of(settings).policy == Policy(run_length=180.0)
+    monkeypatch.delenv("VALUETIDE_ALERTS__RUN_LENGTH")
+    # What nobody sets is what the mathematics takes for granted, and was measured with.
+    assert plan_of(load_settings()).policy == Policy()
+
+
+def test_an_unknown_metric_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALUETIDE_SERIES__METRICS", '["profit"]')
+    with pytest.raises(SettingsError, match=r"series\.metrics\.0: .*'revenue'"):
+        load_settings()

@@ -30,7 +30,7 @@ from valuetide.streams.store import (
 )
 from valuetide.streams.store.memory import MemoryStore
 from valuetide.streams.trend_settings import AlertSettings, SeriesSettings
-from valuetide.streams.watch import TrendWatch, first_bucket, sums_of
+from valuetide.streams.watch import MOST_BUCKETS, TrendWatch, first_bucket, sums_of
 
 FIRST_DAY = 19_000
 CHANNELS = ("web", "app", "store")
@@ -311,6 +311,23 @@ def test_it_says_that_it_is_learning() -> None:
         await shop.sell(20)
         await look(shop.watch())
         assert shop.fields["learning"] == "0"
+
+    asyncio.run(main())
+
+
+def test_hours_are_points_as_well() -> None:
+    async def main() -> None:
+        shop = Shop(settings(bucket="hour", metrics=("orders",)), seed=9)
+        await shop.sell(3, factor=24.0)
+        first = [int(name.partition("h|")[0]) for one in shop.store.shards.values()
+                 for name in one.record.series if name.endswith("h||")]  # fmt: skip
+        watch = shop.watch()
+        assert await watch.look() == MOST_BUCKETS
+        await look(watch)
+        assert shop.fields["closed"] == shop.fields["closed_hour"] == str(max(first))
+        points = max(first) - min(first) + 1
+        assert shop.fields["points"] == str(points) == "72"
+        assert shop.fields["learning"] == str(2 * 168 - points)
 
     asyncio.run(main())
 

@@ -48,3 +48,11 @@ def test_an_event_from_the_future_is_not_believed() -> None:
     mark = Watermark(10.0)
     mark.of([record(orders=WALL + 500)], WALL, 0.0)
     assert mark.of([record(orders=WALL + 600)], WALL, 20.0) == WALL
+
+
+def test_an_input_that_has_only_dead_letters_holds_nothing_up() -> None:
+    mark = Watermark(10.0)
+    for now in range(13):
+        shard = record(orders=500 + now) | {"offset:feedback": str(now)}
+        found = mark.of([shard], WALL, float(now))
+    assert found == 512

@@ -4,19 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from valuetide.schemas.metrics import MetricName
 from valuetide.scoring.series import SATISFIED, Column, Role
 from valuetide.scoring.trends.expectation import Model
 
-MetricName = Literal[
-    "revenue",
-    "orders",
-    "mean_order_value",
-    "new_customers",
-    "refunds",
-    "satisfaction",
-    "contact_rate",
-    "equity_growth",
-]
 Worth = Literal["money", "order", "orders", "equity", "none"]
 
 
@@ -87,12 +78,3 @@ METRICS: Final[Mapping[MetricName, Metric]] = {
     "equity_growth": Metric("growth of the expected value of all customers",
                             Model("identity", noise=0.002), ("orders",), "equity", dimensions=()),
 }  # fmt: skip
-
-DEFAULT_METRICS: Final[tuple[MetricName, ...]] = (
-    "revenue",
-    "orders",
-    "mean_order_value",
-    "new_customers",
-    "satisfaction",
-    "contact_rate",
-)

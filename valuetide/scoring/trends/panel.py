@@ -25,6 +25,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from valuetide.schemas.metrics import MetricName
 from valuetide.scoring.arrays import NO_TIME, BoolArray, FloatArray, IntArray
 from valuetide.scoring.series import COLUMNS, OTHER, WHOLE, Column, Unit
 from valuetide.scoring.trends.calendar import WEEK_OF_DAYS, YEAR_OF_DAYS, Calendar, Season
@@ -37,7 +38,7 @@ from valuetide.scoring.trends.decision import (
     fingerprint,
 )
 from valuetide.scoring.trends.explanation import Cause, Dimension, Measure, causes
-from valuetide.scoring.trends.metrics import LEAST_PER, METRICS, Metric, MetricName
+from valuetide.scoring.trends.metrics import LEAST_PER, METRICS, Metric
 from valuetide.scoring.trends.watch import Roster, Rule, Step, Watch
 
 LAYOUT: Final = 1

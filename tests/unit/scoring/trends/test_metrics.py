@@ -5,10 +5,11 @@ from typing import cast
 import numpy as np
 import pytest
 
+from valuetide.schemas.metrics import MetricName
 from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.trends.calendar import Calendar
 from valuetide.scoring.trends.decision import NO_WHOLE, Policy
-from valuetide.scoring.trends.metrics import LEAST_PER, METRICS, MetricName
+from valuetide.scoring.trends.metrics import LEAST_PER, METRICS
 from valuetide.scoring.trends.watch import Roster, Watch
 
 SERIES, DAYS = 60, 300

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from valuetide.schemas.metrics import MetricName
 from valuetide.scoring.arrays import IntArray
 from valuetide.scoring.series import COLUMNS, OTHER, SATISFIED, Column
 from valuetide.scoring.trends.decision import Policy, State, Transition
-from valuetide.scoring.trends.metrics import METRICS, MetricName
+from valuetide.scoring.trends.metrics import METRICS
 from valuetide.scoring.trends.panel import Finding, Panel, Plan, Segment
 from valuetide.scoring.trends.watch import Step
 
