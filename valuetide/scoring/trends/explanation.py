@@ -292,9 +292,11 @@ class Explanation:
         text = (
             f"{self.metric[:1].upper()}{self.metric[1:]}{whose} is {way}{share} since "
             f"{self.since:%Y-%m-%d}: {_number(self.actual)} instead of "
-            f"{_number(self.expected)}{unit}, {_number(self.stake_per_day)} {self.currency} a day "
-            f"at stake; by chance this happens once in {_span(self.run_length_days)}"
+            f"{_number(self.expected)}{unit}"
         )
+        if self.stake_per_day:
+            text += f", {_number(self.stake_per_day)} {self.currency} a day at stake"
+        text += f"; by chance this happens once in {_span(self.run_length_days)}"
         if not self.causes:
             return text + ("." if self.segment else ", and no single segment explains it.")
         first = self.causes[0]
@@ -302,7 +304,10 @@ class Explanation:
         named = " and ".join(cause.element for cause in [first, *others])
         power = sum(cause.power for cause in [first, *others])
         explain = "explain" if others else "explains"
-        return f"{text}, and {first.dimension} {named} {explain} {power * 100:.0f} % of it."
+        part = f"{power * 100:.0f} % of it" if power < _ALL else "all of it"
+        # More than all: the rest went the other way, and a share would mean nothing to anybody.
+        against = ", against the others" if power > _MORE else ""
+        return f"{text}, and {first.dimension} {named} {explain} {part}{against}."
 
 
 def _number(value: float) -> str:
@@ -317,6 +322,8 @@ def _number(value: float) -> str:
 
 
 _WHOLE: Final = 100.0
+_ALL: Final = 0.995
+_MORE: Final = 1.1
 
 
 def _span(days: float) -> str:

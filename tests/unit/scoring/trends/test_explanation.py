@@ -1,5 +1,6 @@
 """The planted segment is found, powers sum to one, and the sentence reads."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -117,6 +118,11 @@ def test_the_sentence() -> None:
     web = Cause("channel", "web", 0.05, 0.01, 500.0, 400.0)
     both = explanation(causes=[explanation().causes[0], web]).sentence()
     assert both.endswith("and channel email and web explain 98 % of it.")
+    whole = Cause("channel", "web", 1.01, 0.01, 500.0, 400.0)
+    assert explanation(causes=[whole]).sentence().endswith(", and channel web explains all of it.")
+    more = explanation(causes=[replace(whole, power=9.38)]).sentence()
+    assert more.endswith(", and channel web explains all of it, against the others.")
+    assert "at stake" not in explanation(stake_per_day=0.0).sentence()
     assert explanation().ending() == (
         "Revenue was 7,900 instead of 10,000 EUR on average since 2026-11-02."
     )
