@@ -198,8 +198,9 @@ def check_other_horizons(pipeline: Pipeline) -> None:
         now: Any = state[customer]
         assert {"clv_30d", "clv_30d_low", "expected_orders_30d"} <= now.keys()
         assert not [name for name in now if "365d" in name]
-        # There are no grades of 30 days, so only the middle is what it was.
-        assert now["clv_90d"] == score["clv_90d"]
+        # There are no grades of 30 days, so only the middle is what it was, but for the nodes of
+        # the quadrature, which are those of the longest horizon.
+        assert now["clv_90d"] == pytest.approx(score["clv_90d"], rel=1e-4, abs=0.011)
 
 
 def check_command_line(pipeline: Pipeline, learned: Learned, state: dict[str, Score]) -> None:
