@@ -190,6 +190,11 @@ class TestCommandLine:
         assert listed.splitlines()[0].startswith("a4d1c09be2357f68  recovering  since 2026-03-27")
         assert LEVEL["sentence"] in listed
         assert listed.splitlines()[-1] == "2 open"
+        of_customers = invoke(environment, "alerts", "list", "--about", "customers").stdout
+        of_series = invoke(environment, "alerts", "list", "--about", "series").stdout
+        kinds = [of_customers.splitlines()[:-1], of_series.splitlines()[:-1]]
+        assert sorted(listed.splitlines()[:-1]) == sorted([*kinds[0], *kinds[1]])
+        assert all(kinds)
         done = invoke(
             environment, "alerts", "ack", "a4d1c", "--for", "3d", "--why", "a sale", "--by", "ann"
         )

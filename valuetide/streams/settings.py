@@ -6,9 +6,9 @@ The environment wins over the file. Nested settings take two underscores:
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import (
@@ -367,12 +367,31 @@ def load_settings(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         wrong = "; ".join(
-            ": ".join(filter(None, (".".join(map(str, e["loc"])), e["msg"])))
+            ": ".join(
+                filter(None, (".".join(map(str, e["loc"])), _said(e["type"], e["loc"], e["msg"])))
+            )
             for e in error.errors(include_url=False, include_input=False)
         )
         raise SettingsError(f"settings: {wrong}") from None
     except ValueError as error:  # a TOML file that cannot be read
         raise SettingsError(f"settings: {error}") from None
+
+
+def _said(kind: str, place: Sequence[str | int], text: str) -> str:
+    """Say what is wrong, of a name that is none which one it is near to."""
+    if kind != "extra_forbidden":
+        return text
+    model: Any = Settings
+    for name in place[:-1]:
+        if isinstance(name, str):
+            kinds = [model.model_fields[name].annotation] if name in model.model_fields else []
+            kinds += [part for one in kinds for part in get_args(one)]
+            models = [one for one in kinds if isinstance(one, type) and issubclass(one, BaseModel)]
+            if not models:
+                return "there is no such setting"
+            model = models[0]
+    near = difflib.get_close_matches(str(place[-1]), list(model.model_fields), n=1)
+    return f"there is no such setting{f', is it {near[0]}?' if near else ''}"
 
 
 def misspelt_variables(environment: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -388,9 +407,20 @@ def misspelt_variables(environment: Mapping[str, str] | None = None) -> dict[str
     """
     prefix = "VALUETIDE_"
     known = {f"{prefix}{name.upper()}" for name in Settings.model_fields} | {f"{prefix}CONFIG"}
+    groups = {
+        f"{prefix}{name.upper()}": set(field.annotation.model_fields)
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
     misspelt: dict[str, str] = {}
     for variable in environment if environment is not None else os.environ:
         name = variable.partition("__")[0]
+        group = next((k for k in groups if variable.startswith(f"{k}_")), "")
+        if variable.startswith(prefix) and name not in known and group:
+            inner = variable.removeprefix(f"{group}_").lower()
+            if inner in groups[group]:
+                misspelt[variable] = f"{group}__{inner.upper()}"
+                continue
         if variable.startswith(prefix) and name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
             if near:

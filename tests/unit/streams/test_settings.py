@@ -226,9 +226,39 @@ def test_a_misspelt_variable_is_told_with_the_likeliest_setting() -> None:
         "VALUETIDE_VOCABULARY__BASE_CURRENCY": "USD",
         "VALUETIDE_CONFIG": "x.toml",
         "VALUETIDE_SERVICE_HOST": "10.0.0.1",
+        "VALUETIDE_ALERTS_RUN_LENGTH": "30",
+        "VALUETIDE_ALERTS__RUN_LENGTH": "30",
+        "VALUETIDE_ALERTS_SERVICE_PORT": "80",
         "PATH": "/bin",
     }
-    assert misspelt_variables(environment) == {"VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS"}
+    assert misspelt_variables(environment) == {
+        "VALUETIDE_PARTITONS": "VALUETIDE_PARTITIONS",
+        "VALUETIDE_ALERTS_RUN_LENGTH": "VALUETIDE_ALERTS__RUN_LENGTH",
+    }
+
+
+@pytest.mark.parametrize(
+    ("toml", "says"),
+    [
+        (
+            "[alerts]\nrun_lenght = 3",
+            "alerts.run_lenght: there is no such setting, is it run_length?",
+        ),
+        ("[serie]\nx = 1", "serie: there is no such setting, is it series?"),
+        ("[series]\nxyzzy = 1", "series.xyzzy: there is no such setting"),
+        (
+            f"[[webhooks]]\nname = 'a'\nurl = 'https://x.example'\nsekret = '{SECRET}'",
+            "webhooks.0.sekret: there is no such setting, is it secret?",
+        ),
+    ],
+)
+def test_a_misspelt_name_in_a_file_is_told_with_the_likeliest(
+    toml: str, says: str, config: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUETIDE_CONFIG", str(config(toml)))
+    text = refused()
+    assert says in text
+    assert SECRET not in text
 
 
 def test_series_and_alerts_are_set_in_a_file_and_by_the_environment(

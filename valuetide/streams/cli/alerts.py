@@ -58,6 +58,7 @@ def alerts() -> None:
     \b
     valuetide alerts list                  those that go on, most money first
     valuetide alerts list --history 20     the last steps of all, newest first
+    valuetide alerts list --about series   without those about single customers
     valuetide alerts show a4d1             one of them: what explains it, and its steps
     valuetide alerts ack a4d1 --for 3d --why "price test"
     valuetide alerts watch                 every new step, until Ctrl-C
@@ -73,8 +74,15 @@ def alerts() -> None:
     metavar="N",
     help="The last N steps of all alerts instead, newest first.",
 )
+@click.option(
+    "--about",
+    type=click.Choice(["all", "series", "customers"]),
+    default="all",
+    show_default=True,
+    help="Alerts about series and producers, or about single customers.",
+)
 @json_option
-def list_(history: int | None, as_json: bool) -> None:
+def list_(history: int | None, about: str, as_json: bool) -> None:
     """List the alerts that go on, those with most money at stake first.
 
     The exit code is 0 whether there are alerts or not.
@@ -87,9 +95,16 @@ def list_(history: int | None, as_json: bool) -> None:
         async with Reader(load_settings()) as reader:
             if history is None:
                 return await reader.alerts.open(), []
-            return [], await reader.alerts.steps(history)
+            many = history if about == "all" else MOST_STEPS
+            return [], await reader.alerts.steps(many)
+
+    def wanted(alert: "Alert") -> bool:
+        kind = "series" if alert["customer_id"] is None else "customers"
+        return about in ("all", kind)
 
     found, steps = run(read())
+    found = [one for one in found if wanted(one.alert)]
+    steps = [step for step in steps if wanted(step.alert)][:history]
     if as_json:
         print_json(
             [one.as_json() for one in found]
@@ -228,7 +243,7 @@ def history_lines(found: "History") -> list[str]:
     if found.now is not None and found.now.acknowledged is not None:
         entries["acknowledged"] = ", ".join(filter(None, found.now.acknowledged.as_json().values()))
     width = max(map(len, entries))
-    lines += [f"{name:<{width}}  {plain(str(value))}" for name, value in entries.items()]
+    lines += [f"{name:<{width}}  {plain(_text(value))}" for name, value in entries.items()]
     if last["causes"]:
         lines += ["", "explained by"]
     for cause in last["causes"]:
@@ -237,6 +252,12 @@ def history_lines(found: "History") -> list[str]:
             f"change, {cause['actual']:,.2f} instead of {cause['expected']:,.2f}"
         )
     return [*lines, "", "steps", *(f"  {step_line(step.alert)}" for step in found.steps)]
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:,.2f}" if abs(value) >= 1.0 else f"{value:.3g}"
 
 
 def plain(text: str) -> str:

@@ -11,7 +11,7 @@ from valuetide.schemas.score import Score
 def customers_table(scores: Sequence[Score], currency: str) -> Table:
     """Give a table of customers, one a row, in the order given."""
     table = Table(title=None, box=None, pad_edge=False, header_style="bold")
-    table.add_column("customer", min_width=8)
+    table.add_column("customer", min_width=8, overflow="fold")  # an id is of no use in part
     for name in ("orders", "revenue", "profit", "decayed", "clv", "last order", "RFM"):
         table.add_column(name, justify="right", no_wrap=True)
     table.caption = (
