@@ -22,6 +22,7 @@ from valuetide.schemas.vocabulary import RfmBands
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
 from valuetide.scoring.lifetime.grade import Grade, Outcomes, report
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
@@ -68,8 +69,11 @@ async def finished(world: World, most: int) -> tuple[dict[str, bytes], dict[str,
 
 
 def learner_of(model: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Leave out the ranks, which are those of scores, and so depend on when they were made."""
-    return {name: piece for name, piece in model.items() if name not in NAMES}
+    """Leave out what depends on when it was made.
+
+    The ranks, which are those of scores, and the expansion, which is near the parameters of all.
+    """
+    return {name: piece for name, piece in model.items() if name not in {*NAMES, EXPANSION}}
 
 
 def check_ranks(model: dict[str, bytes], rows: dict[str, dict[str, Any]]) -> None:
