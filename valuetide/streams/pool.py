@@ -3,7 +3,8 @@
 A shard scores with what it has learned itself, with what the other shards of its worker have
 learned up to this moment, and with what shards of other workers had committed when they were last
 looked at, every ``model_refresh_seconds``. So what a shard learns depends on its events alone,
-while a score depends, by a little, on how far the other shards are.
+while a score depends, by a little, on how far the other shards are. So does the expansion of its
+likelihood that a shard shares, for it is made near the parameters of all as the shard knows them.
 """
 
 import time
@@ -15,9 +16,11 @@ from valuetide.scoring.lifetime.conformal import Conformal, pooled_conformal
 from valuetide.scoring.lifetime.evidence import NOTHING, Rates
 from valuetide.scoring.lifetime.evidence_learner import Evidence, Told, proven_rates, told
 from valuetide.scoring.lifetime.evidence_pieces import HEAD as EVIDENCE
+from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
+from valuetide.scoring.lifetime.expansion import Expansion
 from valuetide.scoring.lifetime.grade import Grade, pooled_grade
 from valuetide.scoring.lifetime.grading import TEMPO, Grading, grade_piece
-from valuetide.scoring.lifetime.learner import Learner, pooled
+from valuetide.scoring.lifetime.learner import Learner, pooled_by_expansions
 from valuetide.scoring.lifetime.parameters import PRIOR, Parameters
 from valuetide.scoring.lifetime.pieces import CUSTOMERS, HEAD
 from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
@@ -60,7 +63,8 @@ class Knowledge:
 class Share:
     """What one shard brings.
 
-    What it learned, its number of customers, its grades, its ranks, and what it learned of signals.
+    What it learned, its number of customers, its grades, its ranks, what it learned of signals, and
+    the likelihood of its sample near the parameters of all, ``None`` where it has made none.
     """
 
     learner: Learner
@@ -68,6 +72,7 @@ class Share:
     grading: Grading
     ranks: Ranks
     evidence: Evidence | None = None
+    expansion: Expansion | None = None
 
 
 class Pool:
@@ -150,7 +155,7 @@ class Pool:
 
 def share_pieces(horizons_days: Sequence[int]) -> list[str]:
     """Give the names of the pieces of a shard's model that :func:`decode_shares` wants."""
-    return [HEAD, CUSTOMERS, TEMPO, EVIDENCE, *map(grade_piece, horizons_days), *NAMES]
+    return [HEAD, CUSTOMERS, EXPANSION, TEMPO, EVIDENCE, *map(grade_piece, horizons_days), *NAMES]
 
 
 def decode_shares(
@@ -184,6 +189,7 @@ def decode_shares(
                     Grading(horizons_days, pieces),
                     Ranks(pieces),
                     Evidence.decode_head(pieces[EVIDENCE])[0] if pieces.get(EVIDENCE) else None,
+                    Expansion.decode(pieces[EXPANSION]) if pieces.get(EXPANSION) else None,
                 )
             except ValueError as error:
                 raise FaultError(
@@ -196,9 +202,10 @@ def pooled_knowledge(shards: Mapping[int, Share]) -> Knowledge:
     """Give what all shards know together."""
     # Added up by partition, so that the sums do not depend on who came first.
     known = [share for _, share in sorted(shards.items())]
-    parameters = pooled(
+    parameters = pooled_by_expansions(
         [share.learner for share in known],
         [share.customers if share.learner.orders else 0 for share in known],
+        [share.expansion for share in known],
     )
     tempos = [share.grading.tempo for share in known]
     horizons = sorted({days for share in known for days in share.grading.horizons})

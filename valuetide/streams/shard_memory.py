@@ -337,6 +337,7 @@ class ShardMemory:
         whose = np.searchsorted(folded.rows, rows)
         at, amount = decoded.at[placed], decoded.amount[placed]
         if self._model.learn(ids, value, whose, at, amount, now_ms):
+            self._model.expand(self._pool.knowledge.parameters)
             self.join_pool()
 
     def _note_signals(self, part: Part, now_ms: int) -> None:

@@ -21,9 +21,12 @@ from valuetide.scoring.lifetime.evidence import (
 )
 from valuetide.scoring.lifetime.evidence_learner import Evidence, learn_orders
 from valuetide.scoring.lifetime.evidence_pieces import EvidencePieces, assemble_evidence
+from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
+from valuetide.scoring.lifetime.expansion import Expansion
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.moved import PARTS, moved_by
+from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.purchases import p_alive
 from valuetide.scoring.lifetime.ranks import Ranks
@@ -97,6 +100,10 @@ class ShardModel:
         self.ranks = Ranks(pieces)
         self.grading = Grading(settings.horizons_days, pieces)
         self._changes = Changes(self.learner)
+        packed = pieces.get(EXPANSION)
+        self._expansion = Expansion.decode(packed) if packed else None
+        self._expanded = False
+        self._alone = settings.partitions == 1
         self.evidence: Evidence | None = None
         if settings.evidence == "auto":
             self.evidence = assemble_evidence(pieces) or Evidence()
@@ -160,15 +167,30 @@ class ShardModel:
         self._changes.note(before, who)
         return changes
 
+    def expand(self, at: Parameters) -> None:
+        """Prepare what is shared of the sample, near the parameters that all shards score with.
+
+        Nothing is done unless the learner has settled since, nor in a shard that is the only one.
+        """
+        expansion = None if self._alone else self.learner.expand(at)
+        if expansion is not None:
+            self._expansion, self._expanded = expansion, True
+
     def share(self, customers: int) -> Share:
         """Give what the shard brings to the pool."""
-        return Share(self.learner, customers, self.grading, self.ranks, self.evidence)
+        return Share(
+            self.learner, customers, self.grading, self.ranks, self.evidence, self._expansion
+        )
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
         evidence = self._evidence_pieces.changes(self.evidence)
         graded = self.grading.changes()
-        return self._changes.take(customers) | graded | evidence | self.ranks.take()
+        expansion = {}
+        if self._expanded and self._expansion is not None:
+            expansion[EXPANSION] = self._expansion.encode()
+            self._expanded = False
+        return self._changes.take(customers) | expansion | graded | evidence | self.ranks.take()
 
     def note_signals(
         self, ids: Sequence[str], kind: NDArray[np.uint8], at: IntArray, now_ms: int

@@ -22,9 +22,10 @@ from valuetide.schemas.vocabulary import RfmBands
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
 from valuetide.scoring.lifetime.grade import Grade, Outcomes, report
 from valuetide.scoring.lifetime.grading import Grading
-from valuetide.scoring.lifetime.learner import Learner
+from valuetide.scoring.lifetime.learner import Learner, pooled, pooled_by_expansions
 from valuetide.scoring.lifetime.parameters import PRIOR
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.predictive import Predictive
@@ -34,7 +35,7 @@ from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.scoring.signals import SIGNALS
 from valuetide.streams.cli.model import model_as_json, model_lines
 from valuetide.streams.metrics import ModelCollector
-from valuetide.streams.pool import Knowledge, Pool, Share
+from valuetide.streams.pool import Knowledge, Pool, Share, decode_shares
 from valuetide.streams.reader import Learned
 from valuetide.streams.records import COLUMNS, TOTALS, score_rows
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
@@ -68,8 +69,11 @@ async def finished(world: World, most: int) -> tuple[dict[str, bytes], dict[str,
 
 
 def learner_of(model: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Leave out the ranks, which are those of scores, and so depend on when they were made."""
-    return {name: piece for name, piece in model.items() if name not in NAMES}
+    """Leave out what depends on when it was made.
+
+    The ranks, which are those of scores, and the expansion, which is near the parameters of all.
+    """
+    return {name: piece for name, piece in model.items() if name not in {*NAMES, EXPANSION}}
 
 
 def check_ranks(model: dict[str, bytes], rows: dict[str, dict[str, Any]]) -> None:
@@ -447,6 +451,47 @@ def check_lines(knowledge: Knowledge) -> None:
     empty = Learned(Knowledge(grades={365: Grade()}), 0, 0, {}, corrected=True, currency="EUR")
     assert "365 days ahead: no outcome is known yet" in model_lines(empty, None)
     assert json.dumps(model_as_json(empty, None), allow_nan=False)
+
+
+def test_what_shards_share_of_their_samples_reaches_the_others() -> None:
+    """By a commit, and once for each settling; shards of before are averaged."""
+    learners = [learned(1, 150), learned(2, 150)]
+
+    async def scenario() -> None:
+        config, now = shard_settings(partitions=2), [0.0]
+        store, pool = MemoryStore(), Pool(lambda: now[0])
+        models = [ShardModel(config, {}) for _ in range(2)]
+        for partition, (model, learner) in enumerate(zip(models, learners, strict=True)):
+            model.learner = learner
+            model.expand(pooled(learners))
+            piece = model.changes(150)["expansion"]
+            assert "expansion" not in model.changes(150)
+            head = {"head": model.learner.encode_head(), "customers": b"150"}
+            if partition:
+                await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, head))
+            else:
+                pool.put(0, model.share(150))
+        await pool.refresh(store, 2, 10.0, (90,))
+        assert pool.knowledge.parameters == pooled(learners, [150, 150])
+        await store.commit(Commit(1, 2, "w", {}, {}, [], [], [], {}, {"expansion": piece}))
+        now[0] = 10.0
+        await pool.refresh(store, 2, 10.0, (90,))
+        shares = [model.share(150).expansion for model in models]
+        wanted = pooled_by_expansions(learners, [150, 150], shares)
+        assert wanted != pooled(learners, [150, 150])
+        assert pool.knowledge.parameters == wanted
+        # Whoever takes the shard over goes on with what was committed.
+        again = ShardModel(config, {"expansion": piece}).share(150).expansion
+        assert again is not None
+        assert again.encode() == piece
+        with pytest.raises(FaultError, match=r"partition 1: .*expansion"):
+            decode_shares([1], [head | {"expansion": b"short"}], (90,))
+
+    asyncio.run(scenario())
+    alone = ShardModel(shard_settings(partitions=1), {})
+    alone.learner = learned(3, 150)
+    alone.expand(PRIOR)
+    assert alone.share(150).expansion is None
 
 
 def test_shards_score_with_what_all_have_learned() -> None:

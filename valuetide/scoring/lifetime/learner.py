@@ -23,6 +23,7 @@ churn.
 
 import struct
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -30,6 +31,7 @@ from scipy.linalg import eigh
 
 from valuetide.scoring.arrays import FloatArray, IntArray
 from valuetide.scoring.lifetime import purchases, spend
+from valuetide.scoring.lifetime.expansion import Expansion, Quadratic, joint_maximum
 from valuetide.scoring.lifetime.parameters import (
     PURCHASES_BOX,
     PURCHASES_MEAN,
@@ -75,6 +77,27 @@ _LEAST_BEND: Final = 0.3
 _NO_DAY: Final = -(1 << 62)
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """Histories with which a learner settled.
+
+    Attributes
+    ----------
+    members
+        Their number.
+    seen, count
+        Distinct histories, and how many customers have each.
+    bought, spent
+        Repeat purchases and spend on them of those who have paid for one.
+    """
+
+    members: int
+    seen: purchases.Histories
+    count: FloatArray
+    bought: IntArray
+    spent: FloatArray
+
+
 class Learner:
     """What one shard has learned.
 
@@ -113,6 +136,7 @@ class Learner:
         self.typical_spend = 0.0
         self.purchases: FloatArray = PURCHASES_MEAN.copy()
         self.spend: FloatArray = SPEND_MEAN.copy()
+        self._settled: _Settled | None = None
 
     @property
     def parameters(self) -> Parameters:
@@ -194,6 +218,7 @@ class Learner:
         bought, spent = x[paid], members["spent"][paid]
         # Until somebody buys twice the first baskets say what an order is worth.
         first = members["first_spend"]
+        self._settled = _Settled(x.size, seen, count, bought, spent)
         self._know_typical_spend(spent / bought if paid.size else first[first > 0.0])
         for _ in range(_MOST_STEPS):
             if self._step_purchases(seen, count) <= _NEAR:
@@ -201,6 +226,32 @@ class Learner:
         for _ in range(_MOST_STEPS if paid.size else 0):
             if self._step_spend(bought, spent) <= _NEAR:
                 break
+
+    def expand(self, at: Parameters) -> Expansion | None:
+        """Give the likelihood of the sample near some parameters, as of the last settling.
+
+        Returns
+        -------
+        Expansion or None
+            ``None`` unless there was one since this was last asked.
+
+        Notes
+        -----
+        One evaluation of the sample. The learner's own parameters have no part in it.
+        """
+        settled, self._settled = self._settled, None
+        if settled is None:
+            return None
+        logs, logs_of_spend = at.logs()
+        slopes, curvature = purchases.slope_and_curvature(at.purchases, settled.seen, settled.count)
+        slopes_of_spend, curvature_of_spend = spend.slope_and_curvature(
+            at.spend, settled.bought, settled.spent
+        )
+        return Expansion(
+            settled.members,
+            Quadratic(logs, slopes @ settled.count, -curvature),
+            Quadratic(logs_of_spend, slopes_of_spend.sum(axis=1), -curvature_of_spend),
+        )
 
     def _step_purchases(self, seen: purchases.Histories, count: FloatArray) -> float:
         """Make a step, and give how far it was."""
@@ -325,6 +376,49 @@ def pooled(learners: Iterable[Learner], customers: Sequence[int] | None = None) 
         else PURCHASES_MEAN,
         pool([s.spend for s, _ in paid], [w for _, w in paid]) if paid else SPEND_MEAN,
     )
+
+
+def pooled_by_expansions(
+    learners: Sequence[Learner],
+    customers: Sequence[int],
+    expansions: Sequence[Expansion | None],
+) -> Parameters:
+    """Parameters at which the posterior of all shards together is highest.
+
+    Parameters
+    ----------
+    learners, customers
+        See :func:`pooled`.
+    expansions
+        Of each shard, ``None`` of one that has made none, as before the release that made them.
+
+    Notes
+    -----
+    That of :func:`pooled` while a shard with customers has no expansion, and where the maximum
+    would be far from it.
+    """
+    average = pooled(learners, customers)
+    shards = [each for each in zip(learners, customers, expansions, strict=True) if each[1]]
+    known = [expansion for *_, expansion in shards if expansion is not None]
+    if not known or len(known) < len(shards):
+        return average
+    # Customers of a sample that is not full stand for themselves.
+    weights = [
+        count / expansion.members if expansion.members >= learner.sample.size else 1.0
+        for (learner, count, _), expansion in zip(shards, known, strict=True)
+    ]
+    logs, logs_of_spend = average.logs()
+    logs = joint_maximum(
+        [one.purchases for one in known], weights, PURCHASES_MEAN, PURCHASES_SD, logs
+    )
+    paid = [(count, np.log(one.typical_spend)) for one, count, _ in shards if one.typical_spend]
+    if paid:
+        counts, typical = np.array(paid).T
+        mean = SPEND_MEAN + np.array([0.0, 0.0, counts @ typical / counts.sum()])
+        logs_of_spend = joint_maximum(
+            [one.spend for one in known], weights, mean, SPEND_SD, logs_of_spend
+        )
+    return Parameters.of(boxed(logs, PURCHASES_BOX), boxed(logs_of_spend, SPEND_BOX))
 
 
 def _not_downhill(
