@@ -276,6 +276,14 @@ class StateStoreContract(ABC):
 
         self.run(scenario)
 
+    def test_the_record_of_the_watch_holds_numbers_of_very_many_shards(self) -> None:
+        async def scenario(store: StateStore) -> None:
+            many: dict[str, str | int] = {f"taken:{p}": p for p in range(9_001)}
+            await store.commit_watch(WatchCommit(1, "one", many, {}))
+            assert (await store.read_watch()).fields == {n: str(p) for n, p in many.items()}
+
+        self.run(scenario)
+
     def test_customers_of_the_shards_asked_for_are_found(self) -> None:
         async def scenario(store: StateStore) -> None:
             many = {f"c{n}": b"x" for n in range(2_500)}
