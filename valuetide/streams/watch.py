@@ -12,10 +12,12 @@ in memory is dropped and read again.
       equity:<p>           what the customers of shard p were worth when that was last known
       points, learning     points so far, and points until the series of the whole are learned
       series, open         numbers of series, and of alerts that go on
-      pieces:<name>        number of parts of a piece of state; parts are called <name>/<i>
+      pieces               JSON, name -> number of parts of each piece of state; parts are called
+                           <name>/<i>, and what is not named here is deleted
 """
 
 import asyncio
+import hashlib
 import json
 import time
 import uuid
@@ -57,7 +59,7 @@ from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Outgoing
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Sender
-from valuetide.streams.store import OpenBuckets, StateStore, WatchCommit, WatchRecord
+from valuetide.streams.store import CommitRefusedError, StateStore, WatchCommit, WatchRecord
 from valuetide.streams.store.redis import WATCH_PARTITION
 from valuetide.streams.watermark import Watermark
 
@@ -83,6 +85,10 @@ class _Memory:
 
     sequence: int
     writer: str
+    at: tuple[int, str]
+    """Sequence and writer of the commit that this goes on from."""
+    parts: dict[str, bytes]
+    """Digest of each part of a piece of state, as of the last commit."""
     panel: Panel
     producers: Producers
     closed: int | None
@@ -192,7 +198,8 @@ class TrendWatch:
             if last <= memory.closed and last_hour <= (memory.closed_hour or 0):
                 return 0
         # One shard at a time: the client reads an answer in one go.
-        buckets = [(await self._store.read_buckets([shard]))[0] for shard in partitions]
+        buckets = [await self._store.read_buckets(shard) for shard in partitions]
+        await self._check(memory)
         if memory.closed is None:
             first = await asyncio.to_thread(first_bucket, buckets, self._settings.series.bucket)
             if first is None or first > last:
@@ -202,10 +209,12 @@ class TrendWatch:
         acks = await self._store.read_acknowledgements(WATCH_PARTITION)
         # Ten thousand series take a tenth of a second, in which shards should go on.
         alerts = await asyncio.to_thread(self._close, memory, buckets, last, last_hour, acks)
-        commit = await asyncio.to_thread(self._commit, memory, alerts)
+        commit, parts = await asyncio.to_thread(self._commit, memory, alerts)
         await self._publish(commit)
         await self._store.commit_watch(commit)
         memory.sequence = commit.sequence
+        memory.at = commit.sequence, commit.writer
+        memory.parts = parts
         closed = memory.closed - before
         self._measure(memory, alerts, closed)
         return closed
@@ -213,6 +222,18 @@ class TrendWatch:
     @property
     def _hours_a_bucket(self) -> int:
         return self._bucket_ms // HOUR_MS
+
+    async def _check(self, memory: _Memory) -> None:
+        """Refuse to go on where another worker has.
+
+        Shards drop what it has closed. That would look like no sales at all, and alerts go out
+        before a commit is refused. Buckets are read first, so what was dropped from them before
+        is of a commit that is seen here.
+        """
+        record = await self._store.read_watch_fields()
+        at = int(record.get("sequence", 0)), record.get("writer", "")
+        if at != memory.at:
+            raise CommitRefusedError(f"the watch is at commit {at[0]} by {at[1]}, not {memory.at}")
 
     # -- memory -------------------------------------------------------------------------------
 
@@ -249,6 +270,8 @@ class TrendWatch:
             record.sequence,
             # A commit that was given up may still be made: see shard_memory.
             f"{self._worker}-{uuid.uuid4().hex[:8]}",
+            (record.sequence, record.writer),
+            {name: _digest(part) for name, part in record.state.items()},
             panel,
             producers,
             closed,
@@ -263,7 +286,7 @@ class TrendWatch:
     def _close(
         self,
         memory: _Memory,
-        buckets: Sequence[OpenBuckets],
+        buckets: Sequence[Mapping[str, bytes]],
         last: int,
         last_hour: int,
         acks: Mapping[str, str],
@@ -348,18 +371,27 @@ class TrendWatch:
 
     # -- out ----------------------------------------------------------------------------------
 
-    def _commit(self, memory: _Memory, alerts: Sequence[Alert]) -> WatchCommit:
+    def _commit(
+        self, memory: _Memory, alerts: Sequence[Alert]
+    ) -> tuple[WatchCommit, dict[str, bytes]]:
+        """Give the commit, and digests of the parts of state that there are after it."""
         pieces = memory.panel.encode() | {"producers": memory.producers.encode()}
-        state: dict[str, bytes] = {}
-        counts: dict[str, str | int] = {}
-        for name, piece in pieces.items():
-            starts = range(0, max(len(piece), 1), PART_BYTES)
-            counts[f"pieces:{name}"] = len(starts)
+        counts: dict[str, int] = {}
+        # Most hours change the producers only: what is as it was is not sent.
+        state: dict[str, bytes | None] = {}
+        parts: dict[str, bytes] = {}
+        for piece, content in pieces.items():
+            starts = range(0, max(len(content), 1), PART_BYTES)
+            counts[piece] = len(starts)
             for i, start in enumerate(starts):
-                state[f"{name}/{i}"] = piece[start : start + PART_BYTES]
+                name, part = f"{piece}/{i}", content[start : start + PART_BYTES]
+                parts[name] = _digest(part)
+                if memory.parts.get(name) != parts[name]:
+                    state[name] = part
+        state |= dict.fromkeys(memory.parts.keys() - parts.keys())
         assert memory.closed is not None
         assert memory.closed_hour is not None
-        return WatchCommit(
+        commit = WatchCommit(
             memory.sequence + 1,
             memory.writer,
             {
@@ -373,11 +405,12 @@ class TrendWatch:
                 "open": self._open(memory),
                 **{f"taken:{p}": count for p, count in memory.taken.items()},
                 **{f"equity:{p}": equity for p, equity in memory.equity.items()},
-                **counts,
+                "pieces": json.dumps(counts),
             },
             state,
             [alert_step(alert) for alert in alerts],
         )
+        return commit, parts
 
     async def _publish(self, commit: WatchCommit) -> None:
         topic = self._settings.topics.alerts
@@ -426,14 +459,14 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
-def first_bucket(buckets: Sequence[OpenBuckets], unit: str) -> int | None:
+def first_bucket(buckets: Sequence[Mapping[str, bytes]], unit: str) -> int | None:
     """Give the bucket that series begin with, ``None`` where there is none.
 
     Few events from long before the others are strays, and no beginning.
     """
     there = set()
     for shard in buckets:
-        for name in shard.series:
+        for name in shard:
             (bucket, dimension, _), letter = parse_name(name)
             if dimension == WHOLE and letter == unit[0]:
                 there.add(bucket)
@@ -446,7 +479,10 @@ def first_bucket(buckets: Sequence[OpenBuckets], unit: str) -> int | None:
 
 
 def sums_of(
-    buckets: Sequence[OpenBuckets], unit: str, closing: tuple[int, int], closed_hour: int
+    buckets: Sequence[Mapping[str, bytes]],
+    unit: str,
+    closing: tuple[int, int],
+    closed_hour: int,
 ) -> _Open:
     """Add up what all shards have of the buckets after one and up to another, and of open hours.
 
@@ -458,7 +494,7 @@ def sums_of(
     found = _Open()
     closed, last = closing
     for partition, shard in enumerate(buckets):
-        for name, packed in shard.series.items():
+        for name, packed in shard.items():
             try:
                 (bucket, dimension, element), letter = parse_name(name)
                 if dimension == EVENTS:
@@ -482,13 +518,15 @@ def sums_of(
 
 
 def _joined(record: WatchRecord) -> dict[str, bytes]:
+    counts: dict[str, int] = json.loads(record.fields.get("pieces", "{}"))
     return {
-        name.removeprefix("pieces:"): b"".join(
-            record.state.get(f"{name.removeprefix('pieces:')}/{i}", b"") for i in range(int(count))
-        )
-        for name, count in record.fields.items()
-        if name.startswith("pieces:")
+        piece: b"".join(record.state.get(f"{piece}/{i}", b"") for i in range(count))
+        for piece, count in counts.items()
     }
+
+
+def _digest(part: bytes) -> bytes:
+    return hashlib.blake2b(part, digest_size=16).digest()
 
 
 def _numbered(fields: Mapping[str, str], prefix: str) -> list[tuple[int, int]]:

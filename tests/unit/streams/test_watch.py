@@ -24,7 +24,6 @@ from valuetide.streams.store import (
     AlertStep,
     Commit,
     CommitRefusedError,
-    OpenBuckets,
     StoreUnavailableError,
     WatchCommit,
 )
@@ -126,6 +125,13 @@ class Shop:
                 series=self.cells[partition].take(),
             )
         )  # fmt: skip
+
+    async def prune(self) -> None:
+        """Let both shards drop what the watch has closed."""
+        for partition, cells in enumerate(self.cells):
+            taken = int(self.fields[f"taken:{partition}"])
+            cells.close(int(self.fields["closed"]), int(self.fields["closed_hour"]), taken)
+            await self.commit(partition)
 
     @property
     def sent(self) -> list[dict[str, Any]]:
@@ -235,6 +241,75 @@ def test_of_two_watches_one_is_refused_and_goes_on_from_the_other() -> None:
         assert shop.kept == alone.kept
         assert {step["id"] for step in shop.sent} == {step["id"] for step in alone.kept}
         assert shop.store.watch.state == alone.store.watch.state
+
+    asyncio.run(main())
+
+
+def test_a_watch_that_was_overtaken_publishes_nothing() -> None:
+    async def main() -> None:
+        shop = Shop()
+        stopped, other = shop.watch("stopped"), shop.watch("other")
+        await shop.sell(40)
+        await look(stopped)
+        await shop.sell(6)
+        await look(other)
+        await shop.prune()
+        await shop.sell(1)
+        # To the one that was stopped, six days of which nothing is left are still to be closed.
+        with pytest.raises(CommitRefusedError):
+            await stopped.look()
+        assert shop.sent == []
+        await look(stopped)
+        assert shop.fields["closed"] == str(FIRST_DAY + 46)
+        assert shop.sent == []
+
+    asyncio.run(main())
+
+
+def test_a_commit_sends_what_has_changed_alone() -> None:
+    async def main() -> None:
+        shop = Shop()
+        await shop.sell(30)
+        await look(shop.watch())
+        before = dict(shop.store.watch.state)
+        await shop.sell(1, silent=slice(5, 24))
+        watch = shop.watch()
+        commits: list[WatchCommit] = []
+        commit_watch = shop.store.commit_watch
+
+        async def noted(commit: WatchCommit) -> None:
+            commits.append(commit)
+            await commit_watch(commit)
+
+        shop.store.commit_watch = noted  # type: ignore[method-assign]
+        until = (FIRST_DAY + 30) * DAY_MS + 6 * HOUR_MS
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": str(until) for role in INPUTS})
+        assert await watch.look() == 0
+        (commit,) = commits
+        assert commit.state.keys() == {"producers/0"}
+        after = shop.store.watch.state
+        assert {name for name in after if after[name] != before[name]} == {"producers/0"}
+
+    asyncio.run(main())
+
+
+def test_pieces_of_a_metric_that_was_dropped_are_no_more() -> None:
+    async def main() -> None:
+        three, two = ("revenue", "orders", "mean_order_value"), ("revenue", "orders")
+        shop = Shop(settings(metrics=three))
+        await shop.sell(40)
+        await look(shop.watch())
+        before = shop.store.watch.state.keys()
+        shop.settings = settings(metrics=two)
+        await shop.sell(1)
+        await look(shop.watch())
+        assert before - shop.store.watch.state.keys() == {"mean_order_value/0"}
+        # It comes back, and begins to learn: not from where it was.
+        shop.settings = settings(metrics=three)
+        await shop.sell(1)
+        await look(shop.watch())
+        assert shop.fields["learning"] == "27"
 
     asyncio.run(main())
 
@@ -370,12 +445,12 @@ def test_state_that_cannot_be_read_is_said() -> None:
 
 def test_strays_from_long_ago_are_no_beginning() -> None:
     days = [0, 12_000, 19_000, 19_020, 19_021]
-    shards = [OpenBuckets({}, {f"{day}d||": b"\x91\x01" for day in days}), OpenBuckets({}, {})]
+    shards: list[dict[str, bytes]] = [{f"{day}d||": b"\x91\x01" for day in days}, {}]
     assert first_bucket(shards, "day") == 19_000
     assert first_bucket(shards[1:], "day") is None
 
 
 def test_a_cell_that_is_none_names_its_shard() -> None:
-    shards = [OpenBuckets({}, {}), OpenBuckets({}, {"5d||": b"\x91\xa1x"})]
+    shards = [{}, {"5d||": b"\x91\xa1x"}]
     with pytest.raises(FaultError, match="partition 1"):
         sums_of(shards, "day", (4, 6), 0)
