@@ -314,6 +314,101 @@ def test_pieces_of_a_metric_that_was_dropped_are_no_more() -> None:
     asyncio.run(main())
 
 
+def test_the_time_in_which_nothing_was_counted_is_no_fall() -> None:
+    async def main() -> None:
+        shop, on = Shop(settings(dimensions=())), settings(dimensions=())
+        await shop.sell(40, factor=12.0)
+        await look(shop.watch())
+        await shop.prune()
+        before = dict(shop.store.watch.state)
+        shop.settings = settings(metrics=())
+        await shop.watch().note_off()
+        await shop.watch().note_off()
+        assert (shop.fields["off"], shop.store.watch.state) == ("1", before)
+        # Ten days of which shards note how far they have read; the half of one is counted.
+        shop.day += 10
+        shop.settings = on
+        await shop.sell(1, silent=slice(0, 12), factor=12.0)
+        for shard in shop.store.shards.values():
+            until = str((FIRST_DAY + 50) * DAY_MS + 12 * HOUR_MS)
+            shard.record.fields.update({f"max_event_at:{role}": until for role in INPUTS})
+        await look(shop.watch())
+        assert shop.fields["off"] == "0"
+        await shop.sell(5, factor=12.0)
+        await look(shop.watch())
+        await shop.prune()
+        assert shop.kept == []
+        assert shop.fields["closed"] == str(FIRST_DAY + 55)
+        assert shop.fields["points"] == "56"
+        assert [cells.late for cells in shop.cells] == [0, 0]
+        # What it tells from now on counts again.
+        await shop.sell(4, factor=3.0)
+        await look(shop.watch())
+        assert ("revenue", "", "fired") in told(shop.kept)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("before", "after"), [("hour", "day"), ("day", "hour")])
+def test_another_length_of_buckets_begins_with_the_first_whole_one(before: str, after: str) -> None:
+    async def main() -> None:
+        shop = Shop(settings(bucket=before, dimensions=()), seed=4)
+        await shop.sell(30, factor=12.0)
+        await shop.sell(1, silent=slice(15, 24), factor=12.0)
+        noon = str((FIRST_DAY + 30) * DAY_MS + 15 * HOUR_MS)
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": noon for role in INPUTS})
+        await look(shop.watch())
+        await shop.prune()
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": noon for role in INPUTS})
+        before_it = len(shop.kept)
+        closed_hour = int(shop.fields["closed_hour"])
+        assert closed_hour == (FIRST_DAY + 30) * 24 + 14
+        kept = [shop.store.shards[p].record.series for p in (0, 1)]
+        shop.settings = settings(bucket=after, dimensions=())
+        gone = [int(shop.fields[f"taken:{p}"]) for p in (0, 1)]
+        unit = shop.settings.series.bucket
+        shop.cells = [OpenCells(unit, 100, kept[p], gone=gone[p]) for p in (0, 1)]
+        await look(shop.watch())
+        assert shop.fields["unit"] == after
+        assert int(shop.fields["closed_hour"]) == closed_hour
+        shop.day -= 1
+        await shop.sell(1, silent=slice(0, 15), factor=12.0)
+        await shop.sell(2, factor=12.0)
+        await look(shop.watch())
+        # No outage of hours that had been dropped, and no point of a part.
+        assert not [step for step in shop.kept[before_it:] if step["reason"] == "fired"]
+        first = (FIRST_DAY + 31) * DAY_MS if after == "day" else int(noon) + HOUR_MS
+        assert int(shop.fields["points_from"]) == first
+        assert int(shop.fields["learning"]) == (26 if after == "day" else 2 * 168 - 32 - 24)
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_has_the_watch_no_more_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("valuetide.streams.watch.LOOK_SECONDS", 0.001)
+        shop, metrics, shards = Shop(), Metrics(), {0: None}
+        await shop.sell(3)
+        clock = Clock("event", 3_600.0, shop.wall)
+        watch = TrendWatch(shop.settings, shop.store, shop.sender, metrics, clock, "w", shards)
+        series = "valuetide_series"
+        running = asyncio.create_task(watch.run())
+        async with asyncio.timeout(10.0):
+            while not metrics.registry.get_sample_value(series):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            shards.clear()
+            while metrics.registry.get_sample_value(series):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.cancel()
+        assert metrics.registry.get_sample_value("valuetide_series_points_needed") == 0.0
+
+    asyncio.run(main())
+
+
 def test_who_acknowledges_is_left_alone_until_then() -> None:
     async def main() -> None:
         shop = Shop()
