@@ -197,10 +197,12 @@ class OpenCells:
             The last bucket, and the last hour of events.
         taken
             Events of this shard in all buckets that were closed so far. What was added to them
-            afterwards was not counted, and so is late too.
+            afterwards was not counted, and so is late too. Fewer than were dropped are of a watch
+            that has begun anew: then nothing is known of what was late.
         """
         if closed > self._closed:
             self._closed = closed
+            began_anew = taken < self.gone
             for key in [key for key in self._cells if key[0] <= closed]:
                 cell = self._cells.pop(key)
                 if key[1] == WHOLE:
@@ -212,7 +214,7 @@ class OpenCells:
                 del self._equity[bucket]
                 self._changed_equity.discard(bucket)
                 self._dropped.add(f"{bucket}{self._unit}|{EQUITY}|")
-            self.late += max(self.gone - taken, 0)
+            self.late += 0 if began_anew else max(self.gone - taken, 0)
             self.gone = taken
         if closed_hour > self._closed_hour:
             self._closed_hour = closed_hour

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from valuetide.scoring.arrays import NO_TIME
 from valuetide.streams.settings import Settings
-from valuetide.streams.store import StateStore, StoreUnavailableError
+from valuetide.streams.store import StateStore
 
 
 class Closings:
@@ -49,7 +49,7 @@ class Closings:
         self._read_at = now
         try:
             self._fields = await store.read_watch_fields()
-        except StoreUnavailableError:
+        except BaseException:
             self._read_at = None
             raise
 

@@ -248,6 +248,9 @@ class Shard:
         try:
             async with asyncio.timeout(READ_SECONDS):
                 record = await self._services.store.read_shard(self.partition)
+                # Read after the record, however lately: a store that has lost a moment may have
+                # lost that buckets are closed, which then must not be dropped.
+                await self._services.closings.refresh(self._services.store, 0.0)
         except TimeoutError:
             raise StoreUnavailableError(f"Redis: no answer within {READ_SECONDS:g} s") from None
         if self._made and not record.sequence and settings.lost_positions == "stop":

@@ -12,10 +12,15 @@ in memory is dropped and read again.
       equity:<p>           what the customers of shard p were worth when that was last known
       points, learning     points so far, and points until the series of the whole are learned
       series, open         numbers of series, and of alerts that go on
-      pieces:<name>        number of parts of a piece of state; parts are called <name>/<i>
+      off                  1 while the settings want no series, else 0
+      points_from          bucket whose start, ms, is the first of which all shards have everything
+      hours_from           the same of hours of events
+      pieces               JSON, name -> number of parts of each piece of state; parts are called
+                           <name>/<i>, and what is not named here is deleted
 """
 
 import asyncio
+import hashlib
 import json
 import time
 import uuid
@@ -57,7 +62,7 @@ from valuetide.streams.metrics import Metrics
 from valuetide.streams.publish import Outgoing
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Sender
-from valuetide.streams.store import OpenBuckets, StateStore, WatchCommit, WatchRecord
+from valuetide.streams.store import CommitRefusedError, StateStore, WatchCommit, WatchRecord
 from valuetide.streams.store.redis import WATCH_PARTITION
 from valuetide.streams.watermark import Watermark
 
@@ -83,6 +88,10 @@ class _Memory:
 
     sequence: int
     writer: str
+    at: tuple[int, str]
+    """Sequence and writer of the commit that this goes on from."""
+    parts: dict[str, bytes]
+    """Digest of each part of a piece of state, as of the last commit."""
     panel: Panel
     producers: Producers
     closed: int | None
@@ -90,6 +99,12 @@ class _Memory:
     taken: Counter[int]
     equity: dict[int, int]
     orphans: list[Alert]
+    points_from: int
+    hours_from: int
+    counts_anew: bool
+    """Whether shards count other buckets than before, and it is not committed since when."""
+    counted: bool
+    """Whether they counted at all."""
 
 
 @dataclass(slots=True)
@@ -144,15 +159,17 @@ class TrendWatch:
 
     async def run(self) -> None:
         """Close what is due while shard 0 is ours, until cancelled."""
-        if not self._settings.series.enabled:
-            return
+        off = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             if WATCH_PARTITION not in self._shards:
-                self._memory = None
-                self._watermark = Watermark(self._settings.series.idle_seconds)
+                off = False
+                self._let_go()
                 continue
             try:
+                if not self._settings.series.enabled:
+                    off = off or await self.note_off()
+                    continue
                 while await self.look() == MOST_BUCKETS:
                     pass
             except TransientError as error:
@@ -174,6 +191,35 @@ class TrendWatch:
             self._memory = None
             raise
 
+    async def note_off(self) -> bool:
+        """Note that there are no series, so that this time is not taken for one without sales.
+
+        Raises
+        ------
+        TransientError
+            When the store does not answer, or somebody else has committed.
+        """
+        record = await self._store.read_watch_fields()
+        if record.get("off", "1") == "0":
+            sequence, writer = int(record["sequence"]) + 1, self._writer()
+            await self._store.commit_watch(WatchCommit(sequence, writer, {"off": 1}, {}))
+        return True
+
+    def _let_go(self) -> None:
+        """Forget what the watch knew, for another worker has it."""
+        self._memory = None
+        self._watermark = Watermark(self._settings.series.idle_seconds)
+        metrics = self._metrics
+        for gauge in (
+            metrics.series, metrics.open_alerts, metrics.learning_points, metrics.late_events,
+            metrics.watch_lag,
+        ):  # fmt: skip
+            gauge.set(0)
+
+    def _writer(self) -> str:
+        # A commit that was given up may still be made: see shard_memory.
+        return f"{self._worker}-{uuid.uuid4().hex[:8]}"
+
     async def _look(self) -> int:
         partitions = range(self._settings.partitions)
         records = await self._store.read_records(partitions)
@@ -189,10 +235,13 @@ class TrendWatch:
         last, last_hour = due // self._bucket_ms - 1, due // HOUR_MS - 1
         if memory.closed is not None:
             self._metrics.watch_lag.set((mark - (memory.closed + 1) * self._bucket_ms) / 1000.0)
-            if last <= memory.closed and last_hour <= (memory.closed_hour or 0):
+            if memory.counts_anew:
+                self._count_from(memory, records)
+            elif last <= memory.closed and last_hour <= (memory.closed_hour or 0):
                 return 0
         # One shard at a time: the client reads an answer in one go.
-        buckets = [(await self._store.read_buckets([shard]))[0] for shard in partitions]
+        buckets = [await self._store.read_buckets(shard) for shard in partitions]
+        await self._check(memory)
         if memory.closed is None:
             first = await asyncio.to_thread(first_bucket, buckets, self._settings.series.bucket)
             if first is None or first > last:
@@ -202,10 +251,13 @@ class TrendWatch:
         acks = await self._store.read_acknowledgements(WATCH_PARTITION)
         # Ten thousand series take a tenth of a second, in which shards should go on.
         alerts = await asyncio.to_thread(self._close, memory, buckets, last, last_hour, acks)
-        commit = await asyncio.to_thread(self._commit, memory, alerts)
+        commit, parts = await asyncio.to_thread(self._commit, memory, alerts)
         await self._publish(commit)
         await self._store.commit_watch(commit)
         memory.sequence = commit.sequence
+        memory.at = commit.sequence, commit.writer
+        memory.counts_anew = False
+        memory.parts = parts
         closed = memory.closed - before
         self._measure(memory, alerts, closed)
         return closed
@@ -213,6 +265,26 @@ class TrendWatch:
     @property
     def _hours_a_bucket(self) -> int:
         return self._bucket_ms // HOUR_MS
+
+    def _count_from(self, memory: _Memory, records: Sequence[Mapping[str, str]]) -> None:
+        """Make points of what begins after all that shards had seen when settings changed."""
+        seen = max(int(r.get(f"max_event_at:{role}", 0)) for r in records for role in ROLES)
+        bucket = min(seen, self._clock.wall_ms()) // self._bucket_ms
+        memory.points_from = (bucket + 1) * self._bucket_ms
+        if not memory.counted:
+            memory.hours_from = memory.points_from
+
+    async def _check(self, memory: _Memory) -> None:
+        """Refuse to go on where another worker has.
+
+        Shards drop what it has closed. That would look like no sales at all, and alerts go out
+        before a commit is refused. Buckets are read first, so what was dropped from them before
+        is of a commit that is seen here.
+        """
+        record = await self._store.read_watch_fields()
+        at = int(record.get("sequence", 0)), record.get("writer", "")
+        if at != memory.at:
+            raise CommitRefusedError(f"the watch is at commit {at[0]} by {at[1]}, not {memory.at}")
 
     # -- memory -------------------------------------------------------------------------------
 
@@ -233,8 +305,13 @@ class TrendWatch:
                     before=fields.get("settings"),
                     now=_mark(plan),
                 )
-                closed = closed if fields.get("unit") == plan.unit else None
                 pieces = {name: piece for name, piece in pieces.items() if name == "producers"}
+            closed_hour = int(fields["closed_hour"]) if closed is not None else None
+            changed = closed_hour is not None and fields["unit"] != plan.unit
+            if closed_hour is not None and changed:
+                # Shards have dropped hours up to there, and cells of the other length.
+                closed = (closed_hour + 1) // self._hours_a_bucket - 1
+            counted = fields.get("off") != "1"
             producers = (
                 Producers.decode(pieces["producers"], settings.alerts.outage_hours)
                 if "producers" in pieces
@@ -247,15 +324,20 @@ class TrendWatch:
             raise FaultError(f"the watch's state in Redis cannot be read: {error}") from error
         return _Memory(
             record.sequence,
-            # A commit that was given up may still be made: see shard_memory.
-            f"{self._worker}-{uuid.uuid4().hex[:8]}",
+            self._writer(),
+            (record.sequence, record.writer),
+            {name: _digest(part) for name, part in record.state.items()},
             panel,
             producers,
             closed,
-            int(fields["closed_hour"]) if closed is not None else None,
+            closed_hour,
             Counter({int(p): n for p, n in _numbered(fields, "taken:")}),
             dict(_numbered(fields, "equity:")),
             [withdrawn(alert) for alert in orphans if alert["rule"] in RULES],
+            int(fields.get("points_from", 0)),
+            int(fields.get("hours_from", 0)),
+            changed or not counted,
+            counted,
         )
 
     # -- closing ------------------------------------------------------------------------------
@@ -263,7 +345,7 @@ class TrendWatch:
     def _close(
         self,
         memory: _Memory,
-        buckets: Sequence[OpenBuckets],
+        buckets: Sequence[Mapping[str, bytes]],
         last: int,
         last_hour: int,
         acks: Mapping[str, str],
@@ -285,6 +367,10 @@ class TrendWatch:
             stopped = [role for role, hours in zip(ROLES, silent.tolist(), strict=True) if hours]
             memory.equity.update(found.equity.get(bucket, {}))
             equity = sum(memory.equity.values()) if memory.equity else None
+            cells = found.cells.get(bucket, {})
+            if bucket * self._bucket_ms < memory.points_from:
+                # Nobody knows what happened: a point that is missing, no 0.
+                cells, equity, stopped = {}, None, list(ROLES)
             alerts += [
                 series_alert(
                     finding,
@@ -293,9 +379,7 @@ class TrendWatch:
                     self._settings.vocabulary.base_currency,
                     memory.panel.plan.points_per_day,
                 )
-                for finding in memory.panel.observe(
-                    bucket, found.cells.get(bucket, {}), equity, stopped
-                )
+                for finding in memory.panel.observe(bucket, cells, equity, stopped)
             ]
             memory.taken.update(found.events.get(bucket, {}))
             memory.closed = bucket
@@ -306,7 +390,8 @@ class TrendWatch:
         names = [getattr(self._settings.topics, role) for role in ROLES]
         holidays = self._settings.series.holiday_names
         assert memory.closed_hour is not None
-        for hour in range(memory.closed_hour + 1, last + 1):
+        first = max(memory.closed_hour + 1, memory.hours_from // HOUR_MS)
+        for hour in range(first, last + 1):
             events = found.hours[hour]
             judge = hour * HOUR_MS // DAY_MS not in holidays
             for step in memory.producers.observe(hour, events, judge=judge):
@@ -348,18 +433,27 @@ class TrendWatch:
 
     # -- out ----------------------------------------------------------------------------------
 
-    def _commit(self, memory: _Memory, alerts: Sequence[Alert]) -> WatchCommit:
+    def _commit(
+        self, memory: _Memory, alerts: Sequence[Alert]
+    ) -> tuple[WatchCommit, dict[str, bytes]]:
+        """Give the commit, and digests of the parts of state that there are after it."""
         pieces = memory.panel.encode() | {"producers": memory.producers.encode()}
-        state: dict[str, bytes] = {}
-        counts: dict[str, str | int] = {}
-        for name, piece in pieces.items():
-            starts = range(0, max(len(piece), 1), PART_BYTES)
-            counts[f"pieces:{name}"] = len(starts)
+        counts: dict[str, int] = {}
+        # Most hours change the producers only: what is as it was is not sent.
+        state: dict[str, bytes | None] = {}
+        parts: dict[str, bytes] = {}
+        for piece, content in pieces.items():
+            starts = range(0, max(len(content), 1), PART_BYTES)
+            counts[piece] = len(starts)
             for i, start in enumerate(starts):
-                state[f"{name}/{i}"] = piece[start : start + PART_BYTES]
+                name, part = f"{piece}/{i}", content[start : start + PART_BYTES]
+                parts[name] = _digest(part)
+                if memory.parts.get(name) != parts[name]:
+                    state[name] = part
+        state |= dict.fromkeys(memory.parts.keys() - parts.keys())
         assert memory.closed is not None
         assert memory.closed_hour is not None
-        return WatchCommit(
+        commit = WatchCommit(
             memory.sequence + 1,
             memory.writer,
             {
@@ -371,13 +465,17 @@ class TrendWatch:
                 "learning": memory.panel.points_needed,
                 "series": memory.panel.series,
                 "open": self._open(memory),
+                "off": 0,
+                "points_from": memory.points_from,
+                "hours_from": memory.hours_from,
                 **{f"taken:{p}": count for p, count in memory.taken.items()},
                 **{f"equity:{p}": equity for p, equity in memory.equity.items()},
-                **counts,
+                "pieces": json.dumps(counts),
             },
             state,
             [alert_step(alert) for alert in alerts],
         )
+        return commit, parts
 
     async def _publish(self, commit: WatchCommit) -> None:
         topic = self._settings.topics.alerts
@@ -426,14 +524,14 @@ def plan_of(settings: Settings) -> Plan:
     )
 
 
-def first_bucket(buckets: Sequence[OpenBuckets], unit: str) -> int | None:
+def first_bucket(buckets: Sequence[Mapping[str, bytes]], unit: str) -> int | None:
     """Give the bucket that series begin with, ``None`` where there is none.
 
     Few events from long before the others are strays, and no beginning.
     """
     there = set()
     for shard in buckets:
-        for name in shard.series:
+        for name in shard:
             (bucket, dimension, _), letter = parse_name(name)
             if dimension == WHOLE and letter == unit[0]:
                 there.add(bucket)
@@ -446,7 +544,10 @@ def first_bucket(buckets: Sequence[OpenBuckets], unit: str) -> int | None:
 
 
 def sums_of(
-    buckets: Sequence[OpenBuckets], unit: str, closing: tuple[int, int], closed_hour: int
+    buckets: Sequence[Mapping[str, bytes]],
+    unit: str,
+    closing: tuple[int, int],
+    closed_hour: int,
 ) -> _Open:
     """Add up what all shards have of the buckets after one and up to another, and of open hours.
 
@@ -458,7 +559,7 @@ def sums_of(
     found = _Open()
     closed, last = closing
     for partition, shard in enumerate(buckets):
-        for name, packed in shard.series.items():
+        for name, packed in shard.items():
             try:
                 (bucket, dimension, element), letter = parse_name(name)
                 if dimension == EVENTS:
@@ -482,13 +583,15 @@ def sums_of(
 
 
 def _joined(record: WatchRecord) -> dict[str, bytes]:
+    counts: dict[str, int] = json.loads(record.fields.get("pieces", "{}"))
     return {
-        name.removeprefix("pieces:"): b"".join(
-            record.state.get(f"{name.removeprefix('pieces:')}/{i}", b"") for i in range(int(count))
-        )
-        for name, count in record.fields.items()
-        if name.startswith("pieces:")
+        piece: b"".join(record.state.get(f"{piece}/{i}", b"") for i in range(count))
+        for piece, count in counts.items()
     }
+
+
+def _digest(part: bytes) -> bytes:
+    return hashlib.blake2b(part, digest_size=16).digest()
 
 
 def _numbered(fields: Mapping[str, str], prefix: str) -> list[tuple[int, int]]:

@@ -175,6 +175,16 @@ def test_events_for_closed_buckets_are_late_and_their_cells_are_dropped() -> Non
     assert (again.late, again.take()) == (2, {})
 
 
+def test_events_that_were_taken_by_a_watch_that_began_anew_are_not_late() -> None:
+    cells = OpenCells("day", 10, gone=100_000)
+    add(cells, [Event("orders", START, 0, 0, 5)])
+    cells.close(20_000, 20_000 * 24 + 23, taken=1)
+    assert (cells.late, cells.gone) == (0, 1)
+    add(cells, [Event("orders", START + DAY_MS, 0, 0, 5)] * 3)
+    cells.close(20_001, 20_001 * 24 + 23, taken=3)
+    assert (cells.late, cells.gone) == (1, 3)
+
+
 def test_cells_of_another_bucket_length_are_dropped() -> None:
     cells = OpenCells("day", 10)
     add(cells, [Event("orders", START, 0, 0, 5)])

@@ -182,6 +182,35 @@ def test_what_comes_after_its_bucket_was_closed_is_counted_as_late() -> None:
     run_quickly(main())
 
 
+def test_a_bucket_is_kept_when_the_store_has_lost_that_it_was_closed() -> None:
+    async def main() -> None:
+        # What the worker has read of the watch does not get old by itself.
+        world = World(settings=shard_settings(model_refresh_seconds=1e6))
+        (who,) = customers_of(0, 4, 1)
+        day = START_SECONDS // DAY_SECONDS - 3
+        await world.shard.open()
+        world.flow.add("orders", order(who, 0, occurred_at=day * DAY_SECONDS))
+        await world.drain()
+        await world.shard.close(1.0)
+        before = await world.store.read_watch()
+        fields: dict[str, str | int] = {"closed": day, "closed_hour": day * 24 + 23, "unit": "day"}
+        await world.store.commit_watch(WatchCommit(1, "w", fields | {"taken:0": 1}, {}))
+
+        async def back(commit: Commit) -> None:
+            assert commit.series[f"{day}d||"] is None
+            world.store.watch, world.store.before_commit = before, None
+            raise StoreUnavailableError("back, without the last second")
+
+        world.store.before_commit = back
+        next_one = world.make_shard("next")
+        await next_one.open()
+        world.flow.add("orders", order(who, 1, occurred_at=(day + 1) * DAY_SECONDS))
+        await world.drain(next_one)
+        assert (await cells_of(world))[f"{day}d||"][1] == 1
+
+    run_quickly(main())
+
+
 def test_without_metrics_nothing_is_kept() -> None:
     async def main() -> None:
         world = World(settings=shard_settings(series=SeriesSettings(metrics=())))

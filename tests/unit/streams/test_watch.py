@@ -24,7 +24,6 @@ from valuetide.streams.store import (
     AlertStep,
     Commit,
     CommitRefusedError,
-    OpenBuckets,
     StoreUnavailableError,
     WatchCommit,
 )
@@ -126,6 +125,13 @@ class Shop:
                 series=self.cells[partition].take(),
             )
         )  # fmt: skip
+
+    async def prune(self) -> None:
+        """Let both shards drop what the watch has closed."""
+        for partition, cells in enumerate(self.cells):
+            taken = int(self.fields[f"taken:{partition}"])
+            cells.close(int(self.fields["closed"]), int(self.fields["closed_hour"]), taken)
+            await self.commit(partition)
 
     @property
     def sent(self) -> list[dict[str, Any]]:
@@ -235,6 +241,170 @@ def test_of_two_watches_one_is_refused_and_goes_on_from_the_other() -> None:
         assert shop.kept == alone.kept
         assert {step["id"] for step in shop.sent} == {step["id"] for step in alone.kept}
         assert shop.store.watch.state == alone.store.watch.state
+
+    asyncio.run(main())
+
+
+def test_a_watch_that_was_overtaken_publishes_nothing() -> None:
+    async def main() -> None:
+        shop = Shop()
+        stopped, other = shop.watch("stopped"), shop.watch("other")
+        await shop.sell(40)
+        await look(stopped)
+        await shop.sell(6)
+        await look(other)
+        await shop.prune()
+        await shop.sell(1)
+        # To the one that was stopped, six days of which nothing is left are still to be closed.
+        with pytest.raises(CommitRefusedError):
+            await stopped.look()
+        assert shop.sent == []
+        await look(stopped)
+        assert shop.fields["closed"] == str(FIRST_DAY + 46)
+        assert shop.sent == []
+
+    asyncio.run(main())
+
+
+def test_a_commit_sends_what_has_changed_alone() -> None:
+    async def main() -> None:
+        shop = Shop()
+        await shop.sell(30)
+        await look(shop.watch())
+        before = dict(shop.store.watch.state)
+        await shop.sell(1, silent=slice(5, 24))
+        watch = shop.watch()
+        commits: list[WatchCommit] = []
+        commit_watch = shop.store.commit_watch
+
+        async def noted(commit: WatchCommit) -> None:
+            commits.append(commit)
+            await commit_watch(commit)
+
+        shop.store.commit_watch = noted  # type: ignore[method-assign]
+        until = (FIRST_DAY + 30) * DAY_MS + 6 * HOUR_MS
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": str(until) for role in INPUTS})
+        assert await watch.look() == 0
+        (commit,) = commits
+        assert commit.state.keys() == {"producers/0"}
+        after = shop.store.watch.state
+        assert {name for name in after if after[name] != before[name]} == {"producers/0"}
+
+    asyncio.run(main())
+
+
+def test_pieces_of_a_metric_that_was_dropped_are_no_more() -> None:
+    async def main() -> None:
+        three, two = ("revenue", "orders", "mean_order_value"), ("revenue", "orders")
+        shop = Shop(settings(metrics=three))
+        await shop.sell(40)
+        await look(shop.watch())
+        before = shop.store.watch.state.keys()
+        shop.settings = settings(metrics=two)
+        await shop.sell(1)
+        await look(shop.watch())
+        assert before - shop.store.watch.state.keys() == {"mean_order_value/0"}
+        # It comes back, and begins to learn: not from where it was.
+        shop.settings = settings(metrics=three)
+        await shop.sell(1)
+        await look(shop.watch())
+        assert shop.fields["learning"] == "27"
+
+    asyncio.run(main())
+
+
+def test_the_time_in_which_nothing_was_counted_is_no_fall() -> None:
+    async def main() -> None:
+        shop, on = Shop(settings(dimensions=())), settings(dimensions=())
+        await shop.sell(40, factor=12.0)
+        await look(shop.watch())
+        await shop.prune()
+        before = dict(shop.store.watch.state)
+        shop.settings = settings(metrics=())
+        await shop.watch().note_off()
+        await shop.watch().note_off()
+        assert (shop.fields["off"], shop.store.watch.state) == ("1", before)
+        # Ten days of which shards note how far they have read; the half of one is counted.
+        shop.day += 10
+        shop.settings = on
+        await shop.sell(1, silent=slice(0, 12), factor=12.0)
+        for shard in shop.store.shards.values():
+            until = str((FIRST_DAY + 50) * DAY_MS + 12 * HOUR_MS)
+            shard.record.fields.update({f"max_event_at:{role}": until for role in INPUTS})
+        await look(shop.watch())
+        assert shop.fields["off"] == "0"
+        await shop.sell(5, factor=12.0)
+        await look(shop.watch())
+        await shop.prune()
+        assert shop.kept == []
+        assert shop.fields["closed"] == str(FIRST_DAY + 55)
+        assert shop.fields["points"] == "56"
+        assert [cells.late for cells in shop.cells] == [0, 0]
+        # What it tells from now on counts again.
+        await shop.sell(4, factor=3.0)
+        await look(shop.watch())
+        assert ("revenue", "", "fired") in told(shop.kept)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("before", "after"), [("hour", "day"), ("day", "hour")])
+def test_another_length_of_buckets_begins_with_the_first_whole_one(before: str, after: str) -> None:
+    async def main() -> None:
+        shop = Shop(settings(bucket=before, dimensions=()), seed=4)
+        await shop.sell(30, factor=12.0)
+        await shop.sell(1, silent=slice(15, 24), factor=12.0)
+        noon = str((FIRST_DAY + 30) * DAY_MS + 15 * HOUR_MS)
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": noon for role in INPUTS})
+        await look(shop.watch())
+        await shop.prune()
+        for shard in shop.store.shards.values():
+            shard.record.fields.update({f"max_event_at:{role}": noon for role in INPUTS})
+        before_it = len(shop.kept)
+        closed_hour = int(shop.fields["closed_hour"])
+        assert closed_hour == (FIRST_DAY + 30) * 24 + 14
+        kept = [shop.store.shards[p].record.series for p in (0, 1)]
+        shop.settings = settings(bucket=after, dimensions=())
+        gone = [int(shop.fields[f"taken:{p}"]) for p in (0, 1)]
+        unit = shop.settings.series.bucket
+        shop.cells = [OpenCells(unit, 100, kept[p], gone=gone[p]) for p in (0, 1)]
+        await look(shop.watch())
+        assert shop.fields["unit"] == after
+        assert int(shop.fields["closed_hour"]) == closed_hour
+        shop.day -= 1
+        await shop.sell(1, silent=slice(0, 15), factor=12.0)
+        await shop.sell(2, factor=12.0)
+        await look(shop.watch())
+        # No outage of hours that had been dropped, and no point of a part.
+        assert not [step for step in shop.kept[before_it:] if step["reason"] == "fired"]
+        first = (FIRST_DAY + 31) * DAY_MS if after == "day" else int(noon) + HOUR_MS
+        assert int(shop.fields["points_from"]) == first
+        assert int(shop.fields["learning"]) == (26 if after == "day" else 2 * 168 - 32 - 24)
+
+    asyncio.run(main())
+
+
+def test_a_worker_that_has_the_watch_no_more_measures_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr("valuetide.streams.watch.LOOK_SECONDS", 0.001)
+        shop, metrics, shards = Shop(), Metrics(), {0: None}
+        await shop.sell(3)
+        clock = Clock("event", 3_600.0, shop.wall)
+        watch = TrendWatch(shop.settings, shop.store, shop.sender, metrics, clock, "w", shards)
+        series = "valuetide_series"
+        running = asyncio.create_task(watch.run())
+        async with asyncio.timeout(10.0):
+            while not metrics.registry.get_sample_value(series):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            shards.clear()
+            while metrics.registry.get_sample_value(series):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        running.cancel()
+        assert metrics.registry.get_sample_value("valuetide_series_points_needed") == 0.0
 
     asyncio.run(main())
 
@@ -370,12 +540,12 @@ def test_state_that_cannot_be_read_is_said() -> None:
 
 def test_strays_from_long_ago_are_no_beginning() -> None:
     days = [0, 12_000, 19_000, 19_020, 19_021]
-    shards = [OpenBuckets({}, {f"{day}d||": b"\x91\x01" for day in days}), OpenBuckets({}, {})]
+    shards: list[dict[str, bytes]] = [{f"{day}d||": b"\x91\x01" for day in days}, {}]
     assert first_bucket(shards, "day") == 19_000
     assert first_bucket(shards[1:], "day") is None
 
 
 def test_a_cell_that_is_none_names_its_shard() -> None:
-    shards = [OpenBuckets({}, {}), OpenBuckets({}, {"5d||": b"\x91\xa1x"})]
+    shards = [{}, {"5d||": b"\x91\xa1x"}]
     with pytest.raises(FaultError, match="partition 1"):
         sums_of(shards, "day", (4, 6), 0)

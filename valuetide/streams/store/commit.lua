@@ -42,7 +42,12 @@ if current ~= sequence - 1 then
   return {0, current, at[2] or '', {}}
 end
 
-redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'writer', ARGV[2], unpack(cmsgpack.unpack(ARGV[5])))
+redis.call('HSET', KEYS[1], 'sequence', ARGV[1], 'writer', ARGV[2])
+-- The watch's record has two fields for each shard.
+local fields = cmsgpack.unpack(ARGV[5])
+for part = 1, #fields, MOST do
+  redis.call('HSET', KEYS[1], unpack(fields, part, math.min(part + MOST - 1, #fields)))
+end
 
 local taken = 13
 for h = 1, #sizes do

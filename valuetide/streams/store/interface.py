@@ -1,6 +1,6 @@
 """What a state store promises: a shard's state changes in one step, and only by its owner."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -101,8 +101,10 @@ class WatchCommit:
     ----------
     sequence, writer
         As of a :class:`Commit`.
-    fields, state
+    fields
         Entries of :class:`WatchRecord` to set; others stay.
+    state
+        The same, ``None`` to delete.
     alerts
         In their order.
     """
@@ -110,24 +112,8 @@ class WatchCommit:
     sequence: int
     writer: str
     fields: dict[str, str | int]
-    state: dict[str, bytes]
+    state: Mapping[str, bytes | None]
     alerts: Sequence[AlertStep] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class OpenBuckets:
-    """What a shard has committed of its series.
-
-    Attributes
-    ----------
-    fields
-        The shard's record: sequence, writer, positions, ``max_event_at``, counters and so on.
-    series
-        Sums of event-time buckets, by name.
-    """
-
-    fields: dict[str, str]
-    series: dict[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +202,8 @@ class StateStore(Protocol):
         """
         ...
 
-    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
-        """Give what some shards have committed of their series."""
+    async def read_buckets(self, partition: int) -> dict[str, bytes]:
+        """Give what a shard has committed of its series: sums of open buckets, by name."""
         ...
 
     async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
@@ -225,7 +211,7 @@ class StateStore(Protocol):
         ...
 
     async def read_watch_fields(self) -> dict[str, str]:
-        """Give the fields of the watch's record, without what the detectors know."""
+        """Give the watch's record, sequence and writer too, without what the detectors know."""
         ...
 
     async def read_acknowledgements(self, partition: int) -> dict[str, str]:

@@ -7,7 +7,6 @@ from valuetide.streams.store.interface import (
     AlertStep,
     Commit,
     CommitRefusedError,
-    OpenBuckets,
     Page,
     ShardRecord,
     WatchCommit,
@@ -102,18 +101,17 @@ class MemoryStore:
             shard.top[name] = dict(kept[: self.top_size])
         return self._floors(shard)
 
-    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
-        """Give what some shards have committed of their series."""
-        records = [self._shard(partition).record for partition in partitions]
-        return [OpenBuckets(_whole(record), dict(record.series)) for record in records]
+    async def read_buckets(self, partition: int) -> dict[str, bytes]:
+        """Give what a shard has committed of its series."""
+        return dict(self._shard(partition).record.series)
 
     async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
         """Give the record of each of some shards, an empty one where there is none."""
         return [_whole(self._shard(partition).record) for partition in partitions]
 
     async def read_watch_fields(self) -> dict[str, str]:
-        """Give the fields of the watch's record, without what the detectors know."""
-        return dict(self.watch.fields)
+        """Give the watch's record, without what the detectors know."""
+        return _whole(self.watch)
 
     async def read_acknowledgements(self, partition: int) -> dict[str, str]:
         """Give by fingerprint what people said of alerts that go on, JSON."""
@@ -135,7 +133,8 @@ class MemoryStore:
                 f"not {commit.sequence - 1}"
             )
         fields = watch.fields | {name: str(value) for name, value in commit.fields.items()}
-        self.watch = WatchRecord(commit.sequence, commit.writer, fields, watch.state | commit.state)
+        state = {n: part for n, part in {**watch.state, **commit.state}.items() if part is not None}
+        self.watch = WatchRecord(commit.sequence, commit.writer, fields, state)
         self._shard(0).alerts += commit.alerts
 
     async def read_open_alerts(self, partition: int) -> dict[str, str]:
@@ -158,8 +157,8 @@ class MemoryStore:
         """Do nothing: there is no connection."""
 
 
-def _whole(record: ShardRecord) -> dict[str, str]:
-    """Give all that a shard's record says, as it lies in one hash."""
+def _whole(record: ShardRecord | WatchRecord) -> dict[str, str]:
+    """Give all that a record says, as it lies in one hash."""
     if not record.sequence:
         return {}
     return record.fields | {"sequence": str(record.sequence), "writer": record.writer}

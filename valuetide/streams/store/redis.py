@@ -29,6 +29,7 @@ saves more than half of the memory.
 Alerts about series, which are of all shards, are kept with those about the customers of shard 0.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from importlib.resources import files
@@ -46,7 +47,6 @@ from valuetide.streams.store.interface import (
     AlertStep,
     Commit,
     CommitRefusedError,
-    OpenBuckets,
     Page,
     ShardRecord,
     StoreUnavailableError,
@@ -249,7 +249,7 @@ class RedisStore:
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
         prefix, partition = self._prefix, commit.partition
-        gone = [name for name, sums in commit.series.items() if sums is None]
+        series, gone = _changes(commit.series)
         floors = await self._run(
             commit,
             keys=[
@@ -265,7 +265,7 @@ class RedisStore:
             hashes=[
                 commit.months,
                 commit.model,
-                {name: sums for name, sums in commit.series.items() if sums is not None},
+                series,
             ],
             gone=[[], [], gone],
             ranked=[
@@ -282,18 +282,13 @@ class RedisStore:
             if floor != b""
         }
 
-    async def read_buckets(self, partitions: Sequence[int]) -> list[OpenBuckets]:
-        """Give what some shards have committed of their series."""
+    async def read_buckets(self, partition: int) -> dict[str, bytes]:
+        """Give what a shard has committed of its series."""
+        key = series_key(self._prefix, partition)
         with mapped_errors():
-            async with self._client.pipeline(transaction=True) as pipeline:
-                for partition in partitions:
-                    pipeline.hgetall(commit_key(self._prefix, partition))
-                    pipeline.hgetall(series_key(self._prefix, partition))
-                answers = await pipeline.execute()
-        return [
-            OpenBuckets(_texts(record), _named(series))
-            for record, series in zip(answers[::2], answers[1::2], strict=True)
-        ]
+            found = await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key))
+        # Ten thousand names take milliseconds, in which shards should go on.
+        return await asyncio.to_thread(_named, found)
 
     async def read_records(self, partitions: Sequence[int]) -> list[dict[str, str]]:
         """Give the record of each of some shards, an empty one where there is none."""
@@ -305,7 +300,7 @@ class RedisStore:
         return [_texts(record) for record in records]
 
     async def read_watch_fields(self) -> dict[str, str]:
-        """Give the fields of the watch's record, without what the detectors know."""
+        """Give the watch's record, without what the detectors know."""
         return await self._read_texts(watch_key(self._prefix))
 
     async def read_acknowledgements(self, partition: int) -> dict[str, str]:
@@ -326,6 +321,7 @@ class RedisStore:
 
     async def commit_watch(self, commit: WatchCommit) -> None:
         """Make a commit of the watch true, or raise :class:`CommitRefusedError`."""
+        state, gone = _changes(commit.state)
         await self._run(
             commit,
             keys=[
@@ -334,8 +330,8 @@ class RedisStore:
                 open_alerts_key(self._prefix, WATCH_PARTITION),
                 watch_state_key(self._prefix),
             ],
-            hashes=[commit.state],
-            gone=[[]],
+            hashes=[state],
+            gone=[gone],
             whose="the watch",
         )
 
@@ -438,6 +434,12 @@ async def read_models(
 
 def _parts(step: AlertStep) -> tuple[str, str, int]:
     return step.fingerprint, step.text, int(step.is_open)
+
+
+def _changes(entries: Mapping[str, bytes | None]) -> tuple[dict[str, bytes], list[str]]:
+    """What of a hash is to be set, and what to be deleted."""
+    kept = {name: value for name, value in entries.items() if value is not None}
+    return kept, [name for name in entries if name not in kept]
 
 
 def _named(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
