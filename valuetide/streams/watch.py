@@ -337,11 +337,7 @@ class TrendWatch:
         }
         for name in acks.keys() & going_on.keys():
             decider, row, unit_ms, closed = going_on[name]
-            try:
-                known = parse_acknowledgement(acks[name])
-            except (ValueError, TypeError, KeyError):
-                log.warning("an acknowledgement cannot be read", fingerprint=name)
-                continue
+            known = parse_acknowledgement(name, acks[name])
             until = known.until_ms // unit_ms if known else closed
             if until > closed:
                 decider.acknowledge(row, until)
