@@ -325,6 +325,12 @@ def test_over_http(settings: Settings) -> None:
                     )
                     status, found = await get("/alerts?history=2")
                     assert (status, [one["id"] for one in found]) == (200, [number(4), number(3)])
+                    status, found = await get(f"/alerts/{ENDED}")
+                    assert (status, found["open"], len(found["steps"])) == (200, False, 2)
+                    # Beginnings are looked for among those that go on only.
+                    status, found = await get("/alerts/bbbb")
+                    assert status == 404
+                    assert "named whole" in found["error"]
                     status, found = await get("/alerts/a4d1c")
                     assert (status, found["open"], len(found["steps"])) == (200, True, 2)
                     for query in ("history=0", "history=1001", "history=x", "history=", "x=1",
