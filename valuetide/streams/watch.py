@@ -54,7 +54,7 @@ from valuetide.streams.alert_messages import (
 from valuetide.streams.alerts import parse_acknowledgement
 from valuetide.streams.clock import Clock
 from valuetide.streams.metrics import Metrics
-from valuetide.streams.publish import Outgoing
+from valuetide.streams.publish import alert_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Sender
 from valuetide.streams.store import OpenBuckets, StateStore, WatchCommit, WatchRecord
@@ -377,11 +377,7 @@ class TrendWatch:
 
     async def _publish(self, commit: WatchCommit) -> None:
         topic = self._settings.topics.alerts
-        messages = [
-            Outgoing(topic, None, step.fingerprint.encode(), step.text.encode())
-            for step in commit.alerts
-        ]
-        if messages:
+        if messages := alert_messages(topic, commit.alerts):
             delivery = await self._sender.send(topic, WATCH_PARTITION, [], [], messages)
             await delivery.wait()
 
