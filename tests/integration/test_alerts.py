@@ -14,12 +14,11 @@ from redis import Redis
 
 from tests.support.alerts import AT_RISK, LEVEL, alert, commit_alerts, number
 from tests.support.pipeline import cli, end, environment_of, invoke, make_settings, start_cli
-from valuetide.schemas.errors import FaultError
 from valuetide.streams.alerts import AlertReader, NoSuchAlertError, OpenAlert, Step
 from valuetide.streams.http import HttpServer
 from valuetide.streams.reader import Reader
 from valuetide.streams.settings import Settings
-from valuetide.streams.store.redis import acks_key, alerts_key, commit_key
+from valuetide.streams.store.redis import acks_key, alerts_key, commit_key, open_alerts_key
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(60)]
 
@@ -172,12 +171,38 @@ class TestReader:
             with pytest.raises(NoSuchAlertError):
                 self.read(settings, lambda alerts, p=prefix: alerts.acknowledge(p, 60.0, "ann", ""))
 
-    @pytest.mark.parametrize("text", ["{", "{}", json.dumps(LEVEL | {"since": "soon"})])
-    def test_what_is_no_alert_is_a_fault(self, settings: Settings, text: str) -> None:
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"alert": "{"},
+            {"alert": json.dumps(LEVEL | {"since": "soon"})},
+            {"alert": json.dumps(LEVEL | {"rule": "a_rule_to_come"})},
+            {"alert": json.dumps(LEVEL | {"stake_per_day": float("nan")})},
+            {"other": "field"},
+        ],
+    )
+    def test_what_cannot_be_read_is_said_and_passed_over(
+        self, settings: Settings, fields: dict[str, str], caplog: pytest.LogCaptureFixture
+    ) -> None:
         with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
-            redis.xadd(alerts_key(settings.key_prefix, 1), {"alert": text})
-        with pytest.raises(FaultError, match="cannot be read"):
-            self.read(settings, lambda alerts: alerts.steps(5))
+            redis.xadd(alerts_key(settings.key_prefix, 0), fields)
+            redis.hset(open_alerts_key(settings.key_prefix, 0), OTHER, fields.get("alert", ""))
+            redis.hset(acks_key(settings.key_prefix, 0), LEVEL["fingerprint"], "yes")
+        commit(settings, [alert(1)])
+
+        async def read(alerts: AlertReader) -> tuple[Any, ...]:
+            fingerprint = LEVEL["fingerprint"]
+            await alerts.acknowledge(fingerprint, 60.0, "ann", "")
+            history = await alerts.history(fingerprint)
+            return await alerts.open(), await alerts.steps(5), history.steps
+
+        going_on, steps, history = self.read(settings, read)
+        assert [one.alert["id"] for one in going_on] == [number(1)]
+        assert going_on[0].acknowledged.by == "ann"
+        assert [step.alert["id"] for step in steps] == [number(1)]
+        assert [step.alert["id"] for step in history] == [number(1)]
+        for what in (f"alert {OTHER} of partition 0", "step ", "acknowledgement of a4d1"):
+            assert what in caplog.text
 
 
 class TestCommandLine:
@@ -305,6 +330,12 @@ def test_over_http(settings: Settings) -> None:
                     )
                     status, found = await get("/alerts?history=2")
                     assert (status, [one["id"] for one in found]) == (200, [number(4), number(3)])
+                    status, found = await get(f"/alerts/{ENDED}")
+                    assert (status, found["open"], len(found["steps"])) == (200, False, 2)
+                    # Beginnings are looked for among those that go on only.
+                    status, found = await get("/alerts/bbbb")
+                    assert status == 404
+                    assert "named whole" in found["error"]
                     status, found = await get("/alerts/a4d1c")
                     assert (status, found["open"], len(found["steps"])) == (200, True, 2)
                     for query in ("history=0", "history=1001", "history=x", "history=", "x=1",

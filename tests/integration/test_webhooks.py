@@ -21,7 +21,7 @@ from valuetide.streams.local import LocalWorker
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.settings import Settings
 from valuetide.streams.store import StoreUnavailableError
-from valuetide.streams.store.redis import alerts_key
+from valuetide.streams.store.redis import acks_key, alerts_key, open_alerts_key
 from valuetide.streams.webhooks import courier
 from valuetide.streams.webhooks.courier import Couriers, Lane
 from valuetide.streams.webhooks.endpoint import Endpoint
@@ -357,6 +357,64 @@ def test_redis_away_for_a_moment_delays_and_loses_nothing(
 
     run(scenario)
     assert next(faults, None) is None
+
+
+def test_what_cannot_be_read_is_given_up_and_what_comes_after_it_goes_out(
+    settings: Settings,
+) -> None:
+    """As while workers of two releases run: an old one meets a rule that it does not know."""
+
+    async def scenario(receiver: Receiver) -> None:
+        with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+            redis.hset(acks_key(settings.key_prefix, 0), OTHER, "yes")
+        async with Stage(settings, hook(receiver, least_stake=1)) as stage:
+            await stage.commit(alert(1), alert(2, rule="a_rule_to_come"))
+            with Redis.from_url(stage.url) as redis:
+                redis.xadd(alerts_key(settings.key_prefix, 0), {"other": "field"})
+            await stage.commit(alert(3, OTHER), alert(4, state="resolved", reason="resolved"))
+            await stage.commit(alert(5, rule="a_rule_to_come"))
+            await stage.until_done()
+            assert receiver.ids == [number(1), number(3), number(4)]
+            assert stage.value("given_up_total", hook="ops") == 3
+            assert stage.value("faults_total", hook="ops") == 0
+
+    run(scenario)
+
+
+def test_an_open_alert_that_cannot_be_read_keeps_no_other_from_alertmanager(
+    settings: Settings,
+) -> None:
+    async def scenario(receiver: Receiver) -> None:
+        with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+            redis.hset(open_alerts_key(settings.key_prefix, 0), OTHER, "{}")
+        async with Stage(settings, hook(receiver, format="alertmanager")) as stage:
+            await stage.commit(alert(1))
+            await receiver.until(2)
+            assert [len(one.json) for one in receiver.got] == [1, 1]
+
+    run(scenario)
+
+
+def test_a_lane_that_fails_begins_again_and_holds_up_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(courier, "FAULT_RETRY_SECONDS", 0.02)
+
+    async def scenario(receiver: Receiver) -> None:
+        key = hooks_key(settings.key_prefix, 0)
+        with Redis.from_url(settings.redis_url.get_secret_value()) as redis:
+            redis.hset(key, "ops", "where?")
+            async with Stage(settings, hook(receiver)) as stage:
+                await stage.commit(AT_RISK, partition=1)
+                await stage.commit(alert(1))
+                await stage.until_done(partition=1)
+                await stage.until(lambda: stage.value("faults_total", hook="ops") >= 2)
+                assert receiver.ids == [AT_RISK["id"]]
+                redis.hset(key, "ops", "0-0")
+                await stage.until_done()
+                assert receiver.ids == [AT_RISK["id"], number(1)]
+
+    run(scenario)
 
 
 def test_a_new_hook_is_told_of_the_last_hour_and_an_old_one_of_all_it_has_missed(

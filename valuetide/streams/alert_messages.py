@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from valuetide.schemas.alert import Alert, Cause, Reason, Rule
+from valuetide.schemas.errors import FaultError
 from valuetide.scoring.series import HOUR_MS, ROLES
 from valuetide.scoring.trends.decision import State, Transition, fingerprint
 from valuetide.scoring.trends.explanation import Explanation
@@ -157,8 +158,20 @@ def withdrawn(alert: Alert) -> Alert:
 
 
 def alert_step(alert: Alert) -> AlertStep:
-    """Give what the store keeps of a message."""
-    text = json.dumps(alert, ensure_ascii=False, default=_text)
+    """Give what the store keeps of a message.
+
+    Raises
+    ------
+    FaultError
+        When a figure is NaN or infinite: JSON has neither, and no reader would take it.
+    """
+    try:
+        text = json.dumps(alert, ensure_ascii=False, default=_text, allow_nan=False)
+    except ValueError:
+        raise FaultError(
+            f"alert {alert['id']} has a figure that is no number; please report this: "
+            f"{alert['sentence']}"
+        ) from None
     return AlertStep(alert["fingerprint"], text, alert["state"] != "resolved")
 
 

@@ -9,11 +9,15 @@ Two of the keys are written with the commits of a shard or of the watch, see
 
 An acknowledgement is of a fingerprint, not of one alert: one that ends and begins again before
 ``until_ms`` is known, too. Those that have expired go when the next one of their shard is written.
+
+What cannot be read, such as a step that a newer release has made, is said in the log and passed
+over: it must not keep anybody from the rest.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple, cast
@@ -32,6 +36,9 @@ from valuetide.streams.store.redis import (
     mapped_errors,
     open_alerts_key,
 )
+
+# Not structlog, which writes to stdout where nobody has set it up: that is for a command's answer.
+log = logging.getLogger(__name__)
 
 ALERT: Final = TypeAdapter(Alert)
 PAGE_STEPS: Final = 1_000
@@ -88,6 +95,23 @@ class Step:
     at: StepId
     partition: int
     alert: Alert
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableStep:
+    """A step in a shard's stream that this release does not understand.
+
+    Attributes
+    ----------
+    at, partition
+        As of a :class:`Step`.
+    why
+        What is wrong with it.
+    """
+
+    at: StepId
+    partition: int
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +214,7 @@ class AlertReader:
         self._client = client
 
     async def open(self) -> list[OpenAlert]:
-        """Give the alerts that go on, those with most money at stake first.
-
-        Raises
-        ------
-        FaultError
-            When what is in Redis cannot be read.
-        """
+        """Give the alerts that go on, those with most money at stake first."""
         now_ms = await self.now_ms()
         found: list[OpenAlert] = []
         for part in self._parts():
@@ -207,10 +225,11 @@ class AlertReader:
                         pipeline.hgetall(acks_key(self._prefix, partition))
                     answers = await pipeline.execute()
             for partition, last, acks in zip(part, answers[::2], answers[1::2], strict=True):
-                for fingerprint, text in last.items():
-                    known = parse_acknowledgement(acks.get(fingerprint))
+                for alert in parse_open(partition, last):
+                    name = alert["fingerprint"]
+                    known = parse_acknowledgement(name, acks.get(name.encode()))
                     active = known if known is not None and known.until_ms > now_ms else None
-                    found.append(OpenAlert(partition, parse_alert(text), active))
+                    found.append(OpenAlert(partition, alert, active))
         found.sort(key=lambda one: (-one.alert["stake_per_day"], one.alert["fingerprint"]))
         return found
 
@@ -229,7 +248,7 @@ class AlertReader:
             del found[count:]
         return found
 
-    async def history(self, prefix: str) -> History:
+    async def history(self, prefix: str, *, ended: bool = True) -> History:
         """Give what is known of one alert.
 
         Parameters
@@ -237,6 +256,8 @@ class AlertReader:
         prefix
             Its fingerprint, or the beginning of it. Alerts that go on come first: only where none
             fits, those that have ended are looked through.
+        ended
+            Whether to look through those, too: that reads the streams of all shards.
 
         Raises
         ------
@@ -244,20 +265,22 @@ class AlertReader:
             When none fits, or more than one.
         """
         now = _the_one(prefix, {a.alert["fingerprint"]: a for a in await self.open()})
+        if now is None and not ended:
+            raise NoSuchAlertError(f"no alert {prefix} goes on; one that has ended is named whole")
         steps: dict[str, list[Step]] = {}
         wanted = prefix if now is None else now.alert["fingerprint"]
         for partition in self._partitions if now is None else [now.partition]:
-            async for step in self._all_steps(partition):
+            async for step in self._steps_with(wanted, partition):
                 if step.alert["fingerprint"].startswith(wanted):
                     steps.setdefault(step.alert["fingerprint"], []).append(step)
         if now is not None:
             return History(wanted, now, steps.get(wanted, []))
-        ended = _the_one(prefix, steps)
-        if ended is None:
+        over = _the_one(prefix, steps)
+        if over is None:
             raise NoSuchAlertError(
                 f"no alert {prefix}; `valuetide alerts list` has those there are"
             )
-        return History(ended[0].alert["fingerprint"], None, ended)
+        return History(over[0].alert["fingerprint"], None, over)
 
     async def follow(self) -> AsyncIterator[Step]:
         """Give every step that is made from now on, for ever."""
@@ -319,7 +342,7 @@ class AlertReader:
         expired = [
             name
             for name, raw in acks.items()
-            if (one := parse_acknowledgement(raw)) is not None and one.until_ms <= now_ms
+            if (one := parse_acknowledgement(name.decode(), raw)) and one.until_ms <= now_ms
         ]
         with mapped_errors():
             async with self._client.pipeline(transaction=True) as pipeline:
@@ -346,15 +369,17 @@ class AlertReader:
         for start in range(0, len(self._partitions), PARTITIONS_AT_ONCE):
             yield self._partitions[start : start + PARTITIONS_AT_ONCE]
 
-    async def _all_steps(self, partition: int) -> AsyncIterator[Step]:
-        """Give what a shard's stream still has, oldest first."""
-        after = "-"
+    async def _steps_with(self, text: str, partition: int) -> AsyncIterator[Step]:
+        """Give what a shard's stream still has with some text in it, oldest first."""
+        after, wanted = "-", text.encode()
         while True:
             with mapped_errors():
                 entries: Any = await self._client.xrange(
                     alerts_key(self._prefix, partition), min=after, count=PAGE_STEPS
                 )
-            for step in parse_steps(partition, entries):
+            # Finding text costs a tenth of making a message.
+            having = [entry for entry in entries if wanted in entry[1].get(b"alert", b"")]
+            for step in parse_steps(partition, having):
                 yield step
             if len(entries) < PAGE_STEPS:
                 return
@@ -376,20 +401,49 @@ def parse_alert(text: bytes | str) -> Alert:
         raise FaultError(f"an alert in Redis cannot be read: {wrong or 'no JSON'}") from None
 
 
+def parse_open(partition: int, found: Mapping[bytes, bytes]) -> Iterator[Alert]:
+    """Make messages of a shard's alerts that go on; those that cannot be read are passed over."""
+    for fingerprint, text in found.items():
+        try:
+            yield parse_alert(text)
+        except FaultError as error:
+            name = fingerprint.decode(errors="replace")
+            log.warning("alert %s of partition %d is passed over: %s", name, partition, error)
+
+
+def parse_entries(
+    partition: int, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]
+) -> Iterator[Step | UnreadableStep]:
+    """Make steps of a stream's entries."""
+    for place, fields in entries:
+        at = StepId.parse(place)
+        try:
+            yield Step(at, partition, parse_alert(fields.get(b"alert", b"")))
+        except FaultError as error:
+            yield UnreadableStep(at, partition, str(error))
+
+
 def parse_steps(
     partition: int, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]
 ) -> Iterator[Step]:
-    """Make steps of a stream's entries."""
-    for at, fields in entries:
-        yield Step(StepId.parse(at), partition, parse_alert(fields[b"alert"]))
+    """Make steps of a stream's entries; those that cannot be read are passed over."""
+    for step in parse_entries(partition, entries):
+        if isinstance(step, Step):
+            yield step
+        else:
+            log.warning("step %s of partition %d is passed over: %s", step.at, partition, step.why)
 
 
-def parse_acknowledgement(raw: bytes | str | None) -> Acknowledgement | None:
-    """Make an acknowledgement of its JSON; ``None`` where there is none."""
+def parse_acknowledgement(fingerprint: str, raw: bytes | str | None) -> Acknowledgement | None:
+    """Make an acknowledgement of its JSON; ``None`` where there is none, or none to be read."""
     if raw is None:
         return None
-    entry = json.loads(raw)
-    return Acknowledgement(int(entry["until_ms"]), str(entry["by"]), str(entry["why"]))
+    try:
+        entry = json.loads(raw)
+        return Acknowledgement(int(entry["until_ms"]), str(entry["by"]), str(entry["why"]))
+    except (ValueError, TypeError, KeyError, OverflowError):
+        log.warning("the acknowledgement of %s is passed over: it cannot be read", fingerprint)
+        return None
 
 
 def _by_stream(answer: Any) -> Iterable[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]:

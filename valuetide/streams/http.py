@@ -51,6 +51,7 @@ MOST_STEPS = 1_000
 """Of alerts, in one answer."""
 
 FINGERPRINT = re.compile(r"[0-9a-f]{1,16}")
+FINGERPRINT_DIGITS = 16
 
 LINGER_SECONDS = 1.0
 """For a body that was not asked for to arrive, so that the client reads the answer to it."""
@@ -248,7 +249,9 @@ class HttpServer:
         if not FINGERPRINT.fullmatch(fingerprint):
             return self._json({"error": "fingerprint: 1 to 16 of 0-9a-f"}, 400)
         try:
-            found = await self._reader.alerts.history(fingerprint)
+            # Beginnings that fit nothing would have all streams read in the loop that scores.
+            whole = len(fingerprint) == FINGERPRINT_DIGITS
+            found = await self._reader.alerts.history(fingerprint, ended=whole)
         except NoSuchAlertError as error:
             return self._json({"error": str(error)}, 404)
         return self._json(found.as_json())

@@ -314,6 +314,12 @@ class Metrics:
             ["hook"],
             registry=registry,
         )
+        self.webhook_faults = Counter(
+            "valuetide_webhook_faults",
+            "Times that delivery to a webhook failed by a fault of ours and began again",
+            ["hook"],
+            registry=registry,
+        )
         self.webhook_seconds = Histogram(
             "valuetide_webhook_seconds",
             "Time of one attempt",
@@ -370,7 +376,9 @@ class Metrics:
     def watch_webhook(self, hook: str, oldest_seconds: Callable[[], float]) -> None:
         """Have the age of a webhook's oldest step asked for whenever metrics are read."""
         self._webhook_oldest.labels(hook).set_function(oldest_seconds)
-        self.webhook_given_up.labels(hook)  # there, and 0, before the first
+        # There, and 0, before the first.
+        self.webhook_given_up.labels(hook)
+        self.webhook_faults.labels(hook)
 
     def lost(self, partition: int) -> None:
         """Forget what is measured per partition for one that is no longer ours."""

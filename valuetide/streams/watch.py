@@ -59,7 +59,7 @@ from valuetide.streams.alert_messages import (
 from valuetide.streams.alerts import parse_acknowledgement
 from valuetide.streams.clock import Clock
 from valuetide.streams.metrics import Metrics
-from valuetide.streams.publish import Outgoing
+from valuetide.streams.publish import alert_messages
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Sender
 from valuetide.streams.store import CommitRefusedError, StateStore, WatchCommit, WatchRecord
@@ -422,11 +422,7 @@ class TrendWatch:
         }
         for name in acks.keys() & going_on.keys():
             decider, row, unit_ms, closed = going_on[name]
-            try:
-                known = parse_acknowledgement(acks[name])
-            except (ValueError, TypeError, KeyError):
-                log.warning("an acknowledgement cannot be read", fingerprint=name)
-                continue
+            known = parse_acknowledgement(name, acks[name])
             until = known.until_ms // unit_ms if known else closed
             if until > closed:
                 decider.acknowledge(row, until)
@@ -479,11 +475,7 @@ class TrendWatch:
 
     async def _publish(self, commit: WatchCommit) -> None:
         topic = self._settings.topics.alerts
-        messages = [
-            Outgoing(topic, None, step.fingerprint.encode(), step.text.encode())
-            for step in commit.alerts
-        ]
-        if messages:
+        if messages := alert_messages(topic, commit.alerts):
             delivery = await self._sender.send(topic, WATCH_PARTITION, [], [], messages)
             await delivery.wait()
 

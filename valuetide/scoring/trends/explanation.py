@@ -14,7 +14,7 @@ Bhagwan, R. et al. (2014) Adtributor: revenue debugging in advertising systems. 
 sections 4.2 (additive) and 4.3 (derived measures).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -128,7 +128,8 @@ def surprises(dimension: Dimension) -> FloatArray:
 
 
 def _surprises(measure: Measure) -> FloatArray:
-    p, q = (np.maximum(x, 0.0) for x in (measure.expected, measure.actual))
+    # In single precision _TINY would be 0.
+    p, q = (np.maximum(x, 0.0, dtype=np.float64) for x in (measure.expected, measure.actual))
     p, q = p / max(p.sum(), _TINY), q / max(q.sum(), _TINY)
     middle = np.maximum((p + q) / 2.0, _TINY)
     parts = [np.where(x > 0.0, x * np.log(np.maximum(x, _TINY) / middle), 0.0) for x in (p, q)]
@@ -207,7 +208,7 @@ def at_stake(
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """An alert in fields, and in one sentence.
+    """What there is to say of an alert, and that in one sentence.
 
     Parameters
     ----------
@@ -246,33 +247,6 @@ class Explanation:
     def change_share(self) -> float:
         """Change as a share of what was expected; 0 where nothing was."""
         return (self.actual - self.expected) / self.expected if self.expected else 0.0
-
-    def fields(self) -> Mapping[str, object]:
-        """Everything by name, for a message."""
-        return {
-            "metric": self.metric,
-            "segment": self.segment,
-            "since": self.since.isoformat(),
-            "expected": self.expected,
-            "actual": self.actual,
-            "change_share": self.change_share,
-            "unit": self.unit,
-            "stake_per_day": self.stake_per_day,
-            "currency": self.currency,
-            "run_length_days": self.run_length_days,
-            "causes": [
-                {
-                    "dimension": cause.dimension,
-                    "element": cause.element,
-                    "power": cause.power,
-                    "surprise": cause.surprise,
-                    "expected": cause.expected,
-                    "actual": cause.actual,
-                }
-                for cause in self.causes
-            ],
-            "sentence": self.sentence(),
-        }
 
     def ending(self) -> str:
         """What it was, in one sentence, when it is over."""

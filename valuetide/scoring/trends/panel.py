@@ -444,7 +444,8 @@ class Panel:
                 np.int64,
             )
             names = [segments[at][1] for at in group.at[rows].tolist()]
-            since, before = group.history[after][:, rows], group.history[~after][:, rows]
+            history = group.history[:, rows].astype(np.float64)
+            since, before = history[after], history[~after]
             found.append(_cut(dimension, names, since, before, ratio=group.metric.per is not None))
         return found
 
@@ -452,8 +453,8 @@ class Panel:
 def _cut(
     name: str,
     elements: Sequence[str],
-    since: NDArray[np.float32],
-    before: NDArray[np.float32],
+    since: FloatArray,
+    before: FloatArray,
     *,
     ratio: bool,
 ) -> Dimension:
@@ -471,15 +472,15 @@ def _cut(
     return Dimension(name, elements, Measure(expected_above, above), Measure(expected_per, per))
 
 
-def _means(values: NDArray[np.float32]) -> FloatArray:
+def _means(values: FloatArray) -> FloatArray:
     """Mean of each column over the rows where it is known, 0 for none."""
     known = ~np.isnan(values)
-    total = np.where(known, values, 0.0).sum(axis=0, dtype=np.float64)
+    total = np.where(known, values, 0.0).sum(axis=0)
     return np.asarray(total / np.maximum(known.sum(axis=0), 1))
 
 
 def _mean(values: FloatArray) -> float:
-    return float(_means(values.astype(np.float32)[:, None])[0])
+    return float(_means(values[:, None])[0])
 
 
 def _series(metric: str, segment: Segment) -> str:

@@ -2,7 +2,9 @@
 
 For each hook and each shard of the worker there is a task of its own, so that what one receiver
 does holds up neither others nor the stream. It takes steps in their order; a step whose attempts
-fail is tried again, each time later, until it is delivered, refused for good or too old.
+fail is tried again, each time later, until it is delivered, refused for good or too old. One that
+cannot be read is given up at once. Whatever else fails, the task begins again after a while: people
+may hear of alerts late, but scoring never stops for that.
 """
 
 import asyncio
@@ -14,14 +16,15 @@ from functools import partial
 from typing import Final
 
 import structlog
+from redis import asyncio as aioredis
 
 from valuetide.schemas.alert import Alert
-from valuetide.schemas.errors import TransientError
-from valuetide.streams.alerts import Step, StepId
+from valuetide.schemas.errors import FaultError, TransientError
+from valuetide.streams.alerts import Step, StepId, UnreadableStep
 from valuetide.streams.connections import redis_client
 from valuetide.streams.metrics import Metrics
 from valuetide.streams.settings import Settings
-from valuetide.streams.tasks import end
+from valuetide.streams.tasks import end, whole
 from valuetide.streams.webhooks.endpoint import Endpoint
 from valuetide.streams.webhooks.formats import alertmanager_body, body_of
 from valuetide.streams.webhooks.outbox import Outbox
@@ -36,6 +39,9 @@ MOST_RETRY_SECONDS: Final = 300.0
 """Wait before another attempt; it doubles with every failure."""
 
 STORE_RETRY_SECONDS: Final = 2.0
+FAULT_RETRY_SECONDS: Final = 30.0
+"""Wait after a fault that nothing here expects; each is logged and counted."""
+
 RESENT_AT_ONCE: Final = 200
 """Alerts in one request to Alertmanager, about 0.2 MB."""
 
@@ -52,7 +58,7 @@ class Lane:
     partition
         The shard.
     metrics
-        Counts steps that are given up.
+        Counts steps that are given up, and faults.
     """
 
     def __init__(
@@ -79,12 +85,24 @@ class Lane:
             except TransientError as error:
                 log.warning("webhook waits for Redis", hook=self._hook.name, why=str(error))
                 await asyncio.sleep(STORE_RETRY_SECONDS)
+            except Exception as error:
+                self._metrics.webhook_faults.labels(self._hook.name).inc()
+                # The text of an error that is not ours may have the address.
+                why = str(error) if isinstance(error, FaultError) else type(error).__name__
+                log.error(
+                    "webhook begins again", hook=self._hook.name, partition=self._partition,
+                    why=why, seconds=FAULT_RETRY_SECONDS,
+                )  # fmt: skip
+                log.debug("webhook begins again", exc_info=error)
+                await asyncio.sleep(FAULT_RETRY_SECONDS)
 
     async def deliver_after(self, at: StepId) -> StepId:
         """Deliver all steps after one; give the last that is done with."""
         while steps := await self._outbox.steps(self._partition, at):
             for step in steps:
-                if await self._wanted(step):
+                if isinstance(step, UnreadableStep):
+                    self._give_up(str(step.at), step.why)
+                elif await self._wanted(step):
                     self.waiting = step.at
                     await self._deliver(step)
                     self.waiting = None
@@ -128,13 +146,16 @@ class Lane:
                 return
             age = time.time() - step.at.ms / 1000.0
             if not answer.again or age >= self._hook.retry_seconds:
-                self._metrics.webhook_given_up.labels(name).inc()
-                log.error("webhook step given up", hook=name, step=alert["id"], why=answer.why)
+                self._give_up(alert["id"], answer.why)
                 return
             log.warning("webhook fails", hook=name, step=alert["id"], why=answer.why)
             wait = max(delay * random.uniform(0.5, 1.0), answer.wait_seconds)  # noqa: S311
             await asyncio.sleep(wait)
             delay = min(2.0 * delay, most)
+
+    def _give_up(self, step: str, why: str) -> None:
+        self._metrics.webhook_given_up.labels(self._hook.name).inc()
+        log.error("webhook step given up", hook=self._hook.name, step=step, why=why)
 
     async def _resend(self) -> None:
         """Tell Alertmanager again what goes on, or it takes that for resolved."""
@@ -179,13 +200,7 @@ class Couriers:
         self._lanes: dict[tuple[str, int], tuple[Lane, asyncio.Task[None]]] = {}
 
     async def run(self) -> None:
-        """Deliver until cancelled.
-
-        Raises
-        ------
-        FaultError
-            When an alert cannot be read, or Redis refuses us.
-        """
+        """Deliver until cancelled."""
         if not self._settings.webhooks:
             return
         client = redis_client(self._settings)
@@ -197,14 +212,14 @@ class Couriers:
             while True:
                 await self._follow_shards(endpoints, outbox)
                 await asyncio.sleep(LOOK_SECONDS)
-                for _, task in self._lanes.values():
-                    if task.done():
-                        task.result()
         finally:
-            await self._end(list(self._lanes))
-            for endpoint in endpoints.values():
-                await endpoint.close()
-            await client.aclose()
+            await whole(self._close(endpoints.values(), client))
+
+    async def _close(self, endpoints: Iterable[Endpoint], client: "aioredis.Redis") -> None:
+        await self._end(list(self._lanes))
+        for endpoint in endpoints:
+            await endpoint.close()
+        await client.aclose()
 
     def oldest_seconds(self, hook: str) -> float:
         """Give the age of the oldest step that a hook has not got, 0 where it has all."""

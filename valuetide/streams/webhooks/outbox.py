@@ -20,8 +20,10 @@ from valuetide.streams.alerts import (
     Acknowledgement,
     Step,
     StepId,
+    UnreadableStep,
     parse_acknowledgement,
-    parse_alert,
+    parse_entries,
+    parse_open,
     parse_steps,
 )
 from valuetide.streams.store.redis import acks_key, alerts_key, mapped_errors, open_alerts_key
@@ -80,13 +82,13 @@ class Outbox:
         async with self._turn():
             await self._client.hset(hooks_key(self._prefix, partition), hook, str(at))
 
-    async def steps(self, partition: int, after: StepId) -> list[Step]:
+    async def steps(self, partition: int, after: StepId) -> list[Step | UnreadableStep]:
         """Give the next steps, at most a page of them."""
         async with self._turn():
             entries: Any = await self._client.xrange(
                 alerts_key(self._prefix, partition), min=f"({after}", count=PAGE_STEPS
             )
-        return list(parse_steps(partition, entries))
+        return list(parse_entries(partition, entries))
 
     async def open(self, partition: int) -> list[Alert]:
         """Give the last steps of the alerts that go on."""
@@ -95,7 +97,7 @@ class Outbox:
                 "Awaitable[dict[bytes, bytes]]",
                 self._client.hgetall(open_alerts_key(self._prefix, partition)),
             )
-        return [parse_alert(text) for text in found.values()]
+        return list(parse_open(partition, found))
 
     async def acknowledgement(self, partition: int, fingerprint: str) -> Acknowledgement | None:
         """Give who has acknowledged an alert, expired or not."""
@@ -104,7 +106,7 @@ class Outbox:
                 "Awaitable[bytes | None]",
                 self._client.hget(acks_key(self._prefix, partition), fingerprint),
             )
-        return parse_acknowledgement(raw)
+        return parse_acknowledgement(fingerprint, raw)
 
     async def fired(self, partition: int, alert: Alert) -> Alert:
         """Give the step at which an alert fired; what is given where the stream has it no more.

@@ -80,6 +80,15 @@ def test_a_fall_of_revenue_says_how_much_since_when_and_who() -> None:
     assert orders.stake == pytest.approx(42 * mean, rel=0.35)
 
 
+def test_a_fall_to_nothing_is_explained_by_numbers() -> None:
+    panel, shop = Panel(PLAN), Shop(1)
+    run(panel, shop, range(90))
+    found = run(panel, shop, range(90, 95), orders=dict.fromkeys(CHANNELS, 0.0))
+    (revenue,) = of_level(found, "revenue")
+    assert {cause.element for cause in revenue.causes} == {"web", "app"}
+    assert np.isfinite([(cause.power, cause.surprise) for cause in revenue.causes]).all()
+
+
 def test_a_ratio_is_explained_by_the_segment_whose_orders_became_smaller() -> None:
     panel, shop = Panel(PLAN), Shop(2)
     run(panel, shop, range(90))
