@@ -231,7 +231,7 @@ class ShardMemory:
             self.series.note_time(role, int(decoded.at.max()))
         self.counters["unmatched"] += folded.unmatched
         scored = dict(zip(TOTALS, self._scored, strict=True))
-        self.series.fold(role, decoded, folded.accepted, rows, scored)
+        self.series.fold(role, decoded, folded, rows, scored)
         return Part(role, decoded, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
