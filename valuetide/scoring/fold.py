@@ -39,7 +39,7 @@ from valuetide.scoring.ledger import (
     REFUND_COST,
     REFUNDED,
 )
-from valuetide.scoring.packed import RING
+from valuetide.scoring.packed import RING, SETTLED
 from valuetide.scoring.settle import overflow, settle
 from valuetide.scoring.signals import note_orders, note_signals
 
@@ -116,11 +116,16 @@ class Folded:
         (n,) False where the event is a duplicate.
     unmatched
         Number of cancellations that were given up because their order never came.
+    made, first
+        (n,) The events that placed an order which nothing placed before, the first to arrive of
+        each, and those of them that did so for a customer who never had one, be it cancelled since.
     """
 
     rows: IntArray
     accepted: BoolArray
     unmatched: int
+    made: BoolArray
+    first: BoolArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,10 +160,15 @@ def fold(customers: Customers, batch: OrderBatch | InteractionBatch | FeedbackBa
     ([True], [False])
     """
     accepted = _accept(customers, batch.row, batch.event)
+    made, first = np.zeros((2, batch.row.size), np.bool_)
     unmatched = 0
     if accepted.picked.size:
         if isinstance(batch, OrderBatch):
-            unmatched = _fold_orders(customers, batch, accepted)
+            unmatched, places, had_none = _fold_orders(customers, batch, accepted)
+            made[places] = True
+            who, earliest = np.unique(batch.row[places], return_index=True)
+            new = had_none[np.searchsorted(accepted.rows, who)]
+            first[places[earliest[new]]] = True
             placed = accepted.picked[batch.kind[accepted.picked] == KIND_PLACED]
             note_orders(customers.signals, batch.row[placed], batch.at[placed] // DAY_MS)
         else:
@@ -167,7 +177,7 @@ def fold(customers: Customers, batch: OrderBatch | InteractionBatch | FeedbackBa
             picked = accepted.picked
             day = batch.at[picked] // DAY_MS
             note_signals(customers.signals, batch.row[picked], batch.signal[picked], day)
-    return Folded(accepted.rows, accepted.mask, unmatched)
+    return Folded(accepted.rows, accepted.mask, unmatched, made, first)
 
 
 def _accept(customers: Customers, row: NDArray[np.intp], event: IdArray) -> _Accepted:
@@ -199,14 +209,27 @@ def _fold_interactions(customers: Customers, batch: InteractionBatch, accepted: 
     customers.records["cost_to_serve"][accepted.rows] += costs
 
 
-def _fold_orders(customers: Customers, batch: OrderBatch, accepted: _Accepted) -> int:
-    """Merge order events into the ledger; settle what no longer fits. Returns the unmatched."""
+def _fold_orders(
+    customers: Customers, batch: OrderBatch, accepted: _Accepted
+) -> tuple[int, IntArray, BoolArray]:
+    """Merge order events into the ledger; settle what no longer fits.
+
+    Returns
+    -------
+    The number of the unmatched; which events placed an order that nothing placed before, in the
+    order of rows and arrival; which of the accepted rows never had an order before, (m,).
+    """
     rows = accepted.rows
     entries, lengths = customers.ledger.gather(rows)
+    known = entries.shape[1]
     local = np.arange(rows.size)
+    # Whoever has something settled had more than 16 entries, and is taken for a customer.
+    had_none = np.asarray((customers.records["flags"][rows] & SETTLED) == 0)
+    had_none[np.repeat(local, lengths)[(entries[FLAGS] & PLACED) != 0]] = False
     owner = np.concatenate([np.repeat(local, lengths), np.repeat(local, accepted.sizes)])
     entries = np.concatenate([entries, _as_entries(batch, accepted.picked)], axis=1)
-    entries, owner = _merge(entries, owner, rows.size)
+    entries, owner, placed = _merge(entries, owner, rows.size)
+    made = accepted.picked[placed[placed >= known] - known]
     lengths = np.bincount(owner, minlength=rows.size)
     surplus = overflow(entries, owner, lengths)
     unmatched = 0
@@ -222,7 +245,7 @@ def _fold_orders(customers: Customers, batch: OrderBatch, accepted: _Accepted) -
         entries = entries[:, keep]
         lengths -= np.bincount(owner[surplus], minlength=rows.size)
     customers.ledger.replace(rows, entries, lengths)
-    return unmatched
+    return unmatched, made, had_none
 
 
 def _as_entries(batch: OrderBatch, picked: IntArray) -> IntArray:
@@ -247,8 +270,13 @@ def _within(values: IntArray, most: int) -> IntArray:
     return np.minimum(np.maximum(values, 0), most)
 
 
-def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, IntArray]:
-    """Make one entry of all those with the same owner and order id; sort by both."""
+def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Make one entry of all those with the same owner and order id; sort by both.
+
+    Returns
+    -------
+    Entries and owners, and the position in ``entries`` of what first placed each order, rising.
+    """
     if owners < _ONE_KEY:
         key = (owner << ID_BITS) | entries[ORDER]
         by_key = np.argsort(key)
@@ -259,15 +287,20 @@ def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, I
         changed = np.diff(owner[by_key], prepend=-1) != 0
         changed |= np.diff(entries[ORDER, by_key], prepend=-1) != 0
         starts = np.flatnonzero(changed)
+    placed = (entries[FLAGS] & PLACED) != 0
     if starts.size == owner.size:
-        return entries.take(by_key, axis=1), owner[by_key]
+        return entries.take(by_key, axis=1), owner[by_key], np.flatnonzero(placed)
+    earliest = np.minimum.reduceat(
+        np.where(placed, np.arange(owner.size), owner.size)[by_key], starts
+    )
+    earliest = np.sort(earliest[earliest < owner.size])
     firsts = by_key[starts]
     merged = entries.take(firsts, axis=1)
     sizes = group_sizes(starts, owner.size)
     several = np.flatnonzero(sizes > 1)
     group = entries.take(by_key[np.repeat(sizes > 1, sizes)], axis=1)
     merged[:, several] = _join(group, merged[ORDER, several], sizes[several])
-    return merged, owner[firsts]
+    return merged, owner[firsts], earliest
 
 
 def _join(group: IntArray, orders: IntArray, sizes: IntArray) -> IntArray:

@@ -2,8 +2,10 @@
 
 A cell is one bucket, one dimension and one of its elements; the whole is dimension "". Every number
 in it is an integer that is only added to, so neither order of arrival nor the way a stream is cut
-changes it. Two things are as of the state in which a batch finds a customer: whether an order is
-the first, which counts for the order that arrives first, and the value tier.
+changes it, but for this: an order counts as the first event that placed it says, and a customer is
+new with the order that arrives first; the value tier is as of the state in which a batch finds a
+customer; and a bucket tells apart those elements of a dimension that each shard met first, when
+there are more than it may have.
 
 A cell is kept under a name with a value, both packed::
 
@@ -22,7 +24,6 @@ from typing import Final, Literal
 
 import msgpack
 import numpy as np
-from numpy.typing import NDArray
 
 from valuetide.scoring.arrays import DAY_MS, NO_TIME, BoolArray, IntArray, group_starts
 
@@ -331,7 +332,7 @@ def order_sums(
     Parameters
     ----------
     placed, returned
-        Which are, (n,); the others are cancellations.
+        Which are, (n,); the others are cancellations, or repeats of an order that was placed.
     amount
         Minor units, (n,).
     new
@@ -364,22 +365,6 @@ def answer_sums(satisfaction: IntArray) -> IntArray:
     sums[1] = satisfaction >= 0
     sums[2] = np.maximum(satisfaction, 0)
     return sums
-
-
-def first_orders(rows: NDArray[np.intp], placed: BoolArray, had_none: BoolArray) -> BoolArray:
-    """Tell which of the orders placed, (n,), are the first to arrive of a customer who had none.
-
-    Examples
-    --------
-    >>> yes, no = np.ones(3, bool), np.array([True, False, True])
-    >>> first_orders(np.array([7, 8, 7]), yes, no).tolist()
-    [True, False, False]
-    """
-    new = np.zeros(rows.size, np.bool_)
-    there = np.flatnonzero(placed & had_none)
-    _, first = np.unique(rows[there], return_index=True)
-    new[there[first]] = True
-    return new
 
 
 def _grouped(key: IntArray, sums: IntArray) -> Iterator[tuple[int, IntArray]]:

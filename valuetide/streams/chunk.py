@@ -42,9 +42,12 @@ class Chunk:
     epoch
         Counts the times that the partition's position was set. A chunk that was fetched before
         the last time is stale and must not be processed.
+    more
+        Whether the partition was known to have further records when this was fetched.
     """
 
     topic: str
     partition: int
     records: Sequence[Record]
     epoch: int = 0
+    more: bool = False

@@ -65,6 +65,9 @@ QUEUED_CHUNKS_HIGH = 8
 READ_SECONDS = 10.0
 """A shard's record is read within this time, or Redis counts as away."""
 
+FOR_GOOD_MS = (1 << 48) - 1
+"""When a pause ends that only a restart ends."""
+
 FIRST_RETRY_SECONDS, MOST_RETRY_SECONDS = 0.05, 2.0
 """Wait before starting again; it doubles with every failure that no commit lies between."""
 
@@ -367,12 +370,15 @@ class Shard:
             log.error("shard takes no more events", why=self._flood.why)
             self._pause()
             seconds = self._services.settings.dead_letter_pause_seconds
+            wall_ms = self._services.clock.wall_ms()
+            self._memory.paused_until = wall_ms + int(seconds * 1000.0) if seconds else FOR_GOOD_MS
             if seconds:
                 asyncio.get_running_loop().call_later(seconds, self._lift_pause)
 
     def _lift_pause(self) -> None:
         log.warning("shard takes events again", partition=self.partition)
         self._flood.lift()
+        self._memory.paused_until = 0
         self._wake.set()
         self._resume()
 
@@ -433,6 +439,7 @@ class Shard:
         """
         taken: dict[str, list[Record]] = {}
         first: list[Chunk] = []
+        more: dict[str, bool] = {}
         ended: set[str] = set()
         room = self._services.settings.max_batch_events
         rest: deque[Chunk] = deque()
@@ -445,6 +452,7 @@ class Shard:
                 rest.append(chunk)
                 continue
             room -= len(chunk.records)
+            more[topic] = chunk.more
             if before is not None:
                 before += chunk.records
             else:
@@ -453,7 +461,9 @@ class Shard:
                 if begin < self.positions[self._roles[topic]]:
                     ended.add(topic)
         self._queue = rest
-        return [replace(chunk, records=taken[chunk.topic]) for chunk in first]
+        return [
+            replace(chunk, records=taken[chunk.topic], more=more[chunk.topic]) for chunk in first
+        ]
 
     def _sweeps_now(self) -> bool:
         """Whether a sweep is asked for and events do not come first."""
@@ -656,6 +666,10 @@ class Shard:
             read.role: self._sort_out(read, part) for read, part in zip(reads, parts, strict=True)
         }
         records = [record for read in reads for record in read.chunk.records]
+        queued = {chunk.topic for chunk in self._queue}
+        memory.behind |= {
+            read.role: read.chunk.more or read.chunk.topic in queued for read in reads
+        }
         step = _Step(
             commit=memory.commit(scored, memory.sum_months(parts)),
             keys=[customer.encode() for customer in scored.ids],

@@ -128,6 +128,9 @@ class ShardMemory:
     def _load(self, record: ShardRecord) -> None:
         fields = record.fields
         self.positions = {role: int(fields.get(f"offset:{role}", 0)) for role in INPUTS}
+        # What decides whether the shard has no news or only stands still: see ``watermark``.
+        self.behind = {role: fields.get(f"behind:{role}") == "1" for role in INPUTS}
+        self.paused_until = 0
         self.max_event_at = int(fields.get("max_event_at", 0))
         self.swept_at = int(fields.get("swept_at", 0))
         self.live = bool(int(fields.get("live", 0)))
@@ -231,7 +234,7 @@ class ShardMemory:
             self.series.note_time(role, int(decoded.at.max()))
         self.counters["unmatched"] += folded.unmatched
         scored = dict(zip(TOTALS, self._scored, strict=True))
-        self.series.fold(role, decoded, folded.accepted, rows, scored)
+        self.series.fold(role, decoded, folded, rows, scored)
         return Part(role, decoded, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
@@ -362,6 +365,8 @@ class ShardMemory:
             writer=self.writer,
             fields={
                 **{f"offset:{name}": offset for name, offset in self.positions.items()},
+                **{f"behind:{name}": int(behind) for name, behind in self.behind.items()},
+                "paused_until": self.paused_until,
                 "max_event_at": self.max_event_at,
                 "swept_at": self.swept_at,
                 "live": int(self.live),

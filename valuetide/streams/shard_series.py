@@ -6,13 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.schemas.topics import INPUTS
-from valuetide.scoring.fold import KIND_PLACED, KIND_RETURNED
+from valuetide.scoring.fold import KIND_RETURNED, Folded
 from valuetide.scoring.series import (
     Labels,
     OpenCells,
     answer_sums,
     contact_sums,
-    first_orders,
     order_sums,
 )
 from valuetide.scoring.signals import CONTACT
@@ -64,7 +63,7 @@ class ShardSeries:
         self,
         role: Role,
         decoded: Decoded,
-        accepted: NDArray[np.bool_],
+        folded: Folded,
         rows: NDArray[np.intp],
         scored: Mapping[str, NDArray[np.int64]],
     ) -> None:
@@ -72,17 +71,18 @@ class ShardSeries:
 
         Parameters
         ----------
-        role, decoded, accepted, rows
-            The batch, what of it was no duplicate, and the customers' rows, (n,).
+        role, decoded, folded, rows
+            The batch, what folding it did, and the customers' rows, (n,).
         scored
             By name the totals of every row as of its last score, so before the batch.
         """
+        accepted = folded.accepted
         if not self._enabled or not accepted.any():
             return
         if role == "orders":
-            placed = decoded.kind == KIND_PLACED
-            new = first_orders(rows, placed & accepted, scored["orders"][rows] == 0)
-            sums = order_sums(placed, decoded.kind == KIND_RETURNED, decoded.amount, new)
+            returned = decoded.kind == KIND_RETURNED
+            # An order that is sent again under another event id is an event, but no other order.
+            sums = order_sums(folded.made, returned, decoded.amount, folded.first)
         elif role == "interactions":
             sums = contact_sums(decoded.signal == CONTACT)
         else:

@@ -183,7 +183,13 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         most = cast("Any", self.app).settings.max_batch_events
         return {
             tp: [
-                Chunk(tp.topic, tp.partition, fetched[at : at + most], self._epochs[tp])
+                Chunk(
+                    tp.topic,
+                    tp.partition,
+                    fetched[at : at + most],
+                    self._epochs[tp],
+                    at + most < len(fetched) or has_more(consumer, tp),
+                )
                 for at in range(0, len(fetched), most)
             ]
             for tp, fetched in records.items()
@@ -366,6 +372,19 @@ def leave_records(result: FetchResult) -> None:
     """
     if result.has_more():
         result._partition_records._consumer_record = lambda place, record: record
+
+
+def has_more(consumer: aiokafka.AIOKafkaConsumer, place: Any) -> bool:
+    """Tell whether a partition is known to have records beyond those that were handed out.
+
+    Positions are compared, not offsets of records: after the last record may lie the marks of
+    transactions, which nobody is ever given.
+    """
+    assignment = consumer._subscription.subscription.assignment
+    state = assignment.state_value(place) if assignment is not None else None
+    if state is None or state.highwater is None or not state.has_valid_position:
+        return False
+    return bool(state.position < state.highwater)
 
 
 class Consumer(faust_driver.Consumer):

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from valuetide.schemas.events import Identifier
 from valuetide.schemas.metrics import DEFAULT_METRICS, MetricName
+from valuetide.scoring.trends.decision import Policy
 
 Dimension = Literal["channel", "value_tier", "source_code"]
 LABELS = ("channel", "source_code")
@@ -67,6 +68,10 @@ class SeriesSettings(BaseModel):
         return "equity_growth" in self.metrics
 
 
+_IN_DAYS = ("run_length", "patience_points", "accept_points", "cool_points")
+"""Alert settings whose defaults are meant as days, whatever the length of a bucket."""
+
+
 class AlertSettings(BaseModel):
     """What is worth an alert; points are buckets. See ``scoring.trends.decision.Policy``."""
 
@@ -90,3 +95,11 @@ class AlertSettings(BaseModel):
     outage_hours: Annotated[
         int, Field(ge=1, le=48, description="Silent hours before a producer is said to be out")
     ] = 2
+
+    def policy(self, points_per_day: int) -> Policy:
+        """Give what the series are judged by: what is set counts points, defaults last as days."""
+        values = self.model_dump(exclude={"outage_hours"})
+        for name in _IN_DAYS:
+            if name not in self.model_fields_set:
+                values[name] *= points_per_day
+        return Policy(**values)

@@ -46,7 +46,6 @@ from valuetide.scoring.series import (
     parse_name,
     whole_cell,
 )
-from valuetide.scoring.trends.decision import Policy
 from valuetide.scoring.trends.panel import Panel, Plan, Segment
 from valuetide.scoring.trends.silence import Producers
 from valuetide.streams.alert_messages import (
@@ -510,7 +509,7 @@ def plan_of(settings: Settings) -> Plan:
         series.dimensions,
         series.bucket,
         series.holiday_names,
-        Policy(**settings.alerts.model_dump(exclude={"outage_hours"})),
+        settings.alerts.policy(DAY_MS // bucket_ms(series.bucket)),
         series.most_elements,
         settings.vocabulary.minor_digits,
     )

@@ -12,8 +12,11 @@ class Watermark:
 
     An input is one topic of one shard, since a replay may be far ahead in one topic and behind in
     another. The watermark is the least of the largest event times of all inputs that are not idle:
-    one without news for a while holds nothing up. When all are idle, a live shop's time goes on
-    with the wall clock, while what was replayed stands at the largest event time of all.
+    one without news for a while holds nothing up. One that stands still is not idle: by its last
+    commit there were events that it had not read (``behind``), or its shard takes none because of a
+    flood of dead letters (``paused_until``, ms of the wall clock). When all are idle, a live shop's
+    time goes on with the wall clock, while what was replayed stands at the largest event time of
+    all.
 
     Parameters
     ----------
@@ -41,6 +44,8 @@ class Watermark:
         seen: dict[tuple[int, str], int] = {}
         busy: list[int] = []
         for partition, record in enumerate(records):
+            # After a pause there is a while to read what has come in it.
+            pause_ends = int(record.get("paused_until", 0)) + int(self._idle_seconds * 1000.0)
             for role in INPUTS:
                 key = partition, role
                 seen[key] = int(record.get(f"max_event_at:{role}", 0))
@@ -48,7 +53,8 @@ class Watermark:
                 offset = record.get(f"offset:{role}", "0") if seen[key] else "0"
                 if self._offsets.get(key) != offset:
                     self._offsets[key], self._changed_at[key] = offset, now
-                if now - self._changed_at[key] < self._idle_seconds:
+                stands = wall_ms < pause_ends or record.get(f"behind:{role}") == "1"
+                if (seen[key] and stands) or now - self._changed_at[key] < self._idle_seconds:
                     busy.append(seen[key])
         if busy:
             least = min(busy)

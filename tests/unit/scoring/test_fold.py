@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from tests.support.reference import DAY, Event
+from tests.support.reference import DAY, Event, Kind
 from tests.support.stream import fold_events, fold_stream, order_batch, value
 from valuetide.scoring import fold as fold_module
 from valuetide.scoring.customers import Customers
@@ -90,6 +90,36 @@ def test_an_order_id_counts_once_by_its_least_placed_event() -> None:
         found = value(customers)
         assert (found.orders, found.revenue, found.margin) == (1, 800, 795)
         assert found.first_order_at == 4 * DAY
+
+
+def test_a_repeated_order_is_made_once_in_any_cut_and_a_cancelled_one_was_there() -> None:
+    """Against a loop over the events that remembers the orders and the customers it has met."""
+    rng = np.random.default_rng(11)
+    kinds: tuple[Kind, ...] = ("placed", "placed", "returned", "cancelled")
+    stream = [
+        (f"c{rng.integers(9)}", Event(n, kinds[rng.integers(4)], n, int(rng.integers(6)), n))
+        for n in range(300)
+    ]
+    wanted: list[tuple[bool, bool]] = []
+    orders: set[tuple[str, int]] = set()
+    for who, event in stream:
+        made = event.kind == "placed" and (who, event.order) not in orders
+        wanted.append((made, made and all(one != who for one, _ in orders)))
+        if made:
+            orders.add((who, event.order))
+    for most in (1, 3, 50, 300):
+        customers = Customers()
+        parts = [stream[i : i + most] for i in range(0, 300, most)]
+        folded = [one for part in parts for one in fold_stream(customers, part)]
+        found = [pair for one in folded for pair in zip(one.made, one.first, strict=True)]
+        assert found == wanted
+
+
+def test_who_has_settled_orders_is_no_new_customer() -> None:
+    customers = Customers()
+    fold_events(customers, *(Event(n, "placed", n, n) for n in range(40)))
+    (folded,) = fold_events(customers, Event(99, "placed", 99, 99))
+    assert (folded.made.tolist(), folded.first.tolist()) == ([True], [False])
 
 
 def test_a_return_before_its_order_ends_right() -> None:

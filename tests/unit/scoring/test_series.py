@@ -22,7 +22,6 @@ from valuetide.scoring.series import (
     answer_sums,
     bucket_ms,
     contact_sums,
-    first_orders,
     order_sums,
     parse_cell,
     parse_name,
@@ -207,10 +206,3 @@ def test_equity_is_the_last_that_was_noted_in_a_bucket() -> None:
 def test_a_cell_that_is_none_is_refused(packed: bytes) -> None:
     with pytest.raises(ValueError, match=r"x|array|cell"):
         OpenCells("day", 10, {"20000d||": packed})
-
-
-def test_the_first_order_to_arrive_makes_a_customer_new() -> None:
-    rows = np.array([4, 4, 9, 7, 7])
-    placed = np.array([False, True, True, True, True])
-    none = np.array([True, True, False, True, True])
-    assert first_orders(rows, placed, none).tolist() == [False, True, False, True, False]

@@ -10,6 +10,7 @@ from tests.support.fakes import World, as_chunk, customers_of, run_quickly, sett
 from tests.unit.streams.helpers import order, stored_rows, visit
 from valuetide.streams.decode import Rejection
 from valuetide.streams.flood import Flood
+from valuetide.streams.shard import FOR_GOOD_MS
 from valuetide.streams.store import StoreUnavailableError
 
 ANN, BOB = customers_of(0, 4, 2)
@@ -110,6 +111,9 @@ def test_a_flood_pauses_the_shard_and_commits_what_is_in_hand() -> None:
         record = await here.record()
         assert record.fields["offset:orders"] == "6"
         assert record.fields["count:orders:dead_letter"] == "5"
+        # The watch over the series must not take the silence for a fall in sales.
+        assert int(record.fields["paused_until"]) == FOR_GOOD_MS
+        assert record.fields["behind:orders"] == "1"
         assert len(here.sender.others("dead-letters")) == 5
         assert stored_rows(here).keys() == {ANN}
         assert await here.shard.close(1.0)
@@ -163,6 +167,8 @@ def test_a_shard_goes_on_by_itself_when_it_is_told_to() -> None:
         assert not here.shard.why_paused
         assert not here.flow.paused
         assert stored_rows(here).keys() == {ANN}
+        fields = (await here.record()).fields
+        assert (fields["paused_until"], fields["behind:orders"]) == ("0", "0")
         await here.shard.close(1.0)
 
     run_quickly(scenario())

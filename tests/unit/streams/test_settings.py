@@ -271,8 +271,12 @@ def test_series_and_alerts_are_set_in_a_file_and_by_the_environment(
     assert settings.series.bucket == "hour"
     assert settings.series.holiday_names == {20_812: "christmas"}
     assert (settings.series.labels, settings.series.segmented) == (("source_code",), True)
-    assert plan_of(settings).policy == Policy(run_length=180.0)
+    # What is set counts points, which are hours here; what is not stays as many days as it was.
+    lasting = {"patience_points": 8_760, "accept_points": 672, "cool_points": 168}
+    assert plan_of(settings).policy == Policy(run_length=180.0, **lasting)
     monkeypatch.delenv("VALUETIDE_ALERTS__RUN_LENGTH")
+    assert plan_of(load_settings()).policy == Policy(run_length=2_160.0, **lasting)
+    config("")
     # What nobody sets is what the mathematics takes for granted, and was measured with.
     assert plan_of(load_settings()).policy == Policy()
 

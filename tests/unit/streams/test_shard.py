@@ -1003,3 +1003,21 @@ def test_all_three_topics_meet_in_one_customer() -> None:
         assert fields["max_event_at"] == str((START_SECONDS + 3) * 1000)
 
     run_quickly(scenario())
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_commit_says_whether_the_topic_had_more_events(more: bool) -> None:
+    """The watch over the series then knows a shard that stands still from one without news."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.shard.open()
+        world.shard.submit(Chunk("orders", 0, [as_record(order(ANN, 0), 0)], 0, True))
+        world.shard.submit(Chunk("orders", 0, [as_record(order(ANN, 1), 1)], 0, more))
+        await settle()
+        fields = (await world.record()).fields
+        assert (fields["offset:orders"], fields["behind:orders"]) == ("2", str(int(more)))
+        assert fields["behind:feedback"] == "0"
+        assert await world.shard.close(1.0)
+
+    run_quickly(scenario())

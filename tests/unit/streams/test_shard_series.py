@@ -149,6 +149,28 @@ def test_each_customer_is_new_once_and_moves_up_in_tiers() -> None:
     run_quickly(main())
 
 
+@pytest.mark.parametrize("most", [1, 100])
+def test_series_count_an_order_once_and_a_customer_once_as_the_state_does(most: int) -> None:
+    async def main() -> None:
+        world = World(settings=shard_settings(series=SERIES))
+        await world.shard.open()
+        (who,) = customers_of(0, 4, 1)
+        for number in (1, 2, 3):  # the same order, sent again under other event ids
+            world.flow.add("orders", order(who, number, order_id="o1", amount=50.0))
+        await world.drain(most=most)
+        total = (await world.record()).fields
+        name = f"{START_SECONDS // DAY_SECONDS}d||"
+        assert (await cells_of(world))[name][:6] == [3, 1, 5_000, 0, 0, 1]
+        assert (total["total:orders"], total["total:revenue"]) == ("1", "5000")
+        # After a cancellation the customer has no order left, but is not new again.
+        world.flow.add("orders", order(who, 4, order_id="o1", kind="cancelled"))
+        world.flow.add("orders", order(who, 5, order_id="o2", amount=20.0))
+        await world.drain(most=most)
+        assert (await cells_of(world))[name][:6] == [5, 2, 7_000, 0, 0, 1]
+
+    run_quickly(main())
+
+
 def test_what_comes_after_its_bucket_was_closed_is_counted_as_late() -> None:
     async def main() -> None:
         world = World(settings=shard_settings(model_refresh_seconds=0.001))

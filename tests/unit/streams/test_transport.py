@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -38,6 +39,8 @@ class Fetch:
         self.waits: list[float | None] = []
         self.faults: list[Exception] = []
         self.seconds = 0.0
+        # By partition the position after the fetch, and the end that the broker has told.
+        self.read: dict[TopicPartition, tuple[int, int | None]] = {}
         self.thread = cast("Any", object.__new__(ConsumerThread))
         loop = SimpleNamespace(call_soon_threadsafe=lambda report, fault: report(fault))
         self.thread.consumer = SimpleNamespace(held_back={TP(*OTHER)}, flow_active=True)
@@ -64,7 +67,13 @@ class Fetch:
             _subscriptions=subscriptions,
             _records={},
         )
-        client = SimpleNamespace(_fetcher=fetcher, _closed=False)
+        assigned = SubscriptionState()
+        assigned.assign_from_user([PLACE, OTHER])
+        for place, (position, end) in self.read.items():
+            state = assigned.subscription.assignment.state_value(place)
+            state.seek(position)
+            state.highwater = end
+        client = SimpleNamespace(_fetcher=fetcher, _closed=False, _subscription=assigned)
         found: dict[Any, list[Chunk]] = await self.thread._fetch_records(
             client, {TP(*PLACE), TP(*OTHER)}, timeout=1.0, max_records=100
         )
@@ -78,6 +87,18 @@ def test_what_lay_ready_comes_with_what_came_since() -> None:
     assert spans(chunks[OTHER]) == [(0, [9])]
     assert fetch.waits[0] == 1.0
     assert 0.0 < float(fetch.waits[1] or 0.0) < 0.01
+
+
+def test_a_chunk_knows_whether_it_is_the_last_that_there_is() -> None:
+    def more(end: int | None, position: int = 4) -> list[bool]:
+        fetch = Fetch({PLACE: records(0, 1, 2, 3)}, {})
+        fetch.read = {PLACE: (position, end)}
+        return [chunk.more for chunk in run_quickly(fetch())[PLACE]]
+
+    assert more(4) == more(None) == [True, False]
+    assert more(5) == [True, True]
+    # The mark of a transaction lies after the last record, and has been read.
+    assert more(5, position=5) == [True, False]
 
 
 def test_what_was_waited_for_is_given_at_once() -> None:

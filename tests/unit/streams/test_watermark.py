@@ -56,3 +56,23 @@ def test_an_input_that_has_only_dead_letters_holds_nothing_up() -> None:
         shard = record(orders=500 + now) | {"offset:feedback": str(now)}
         found = mark.of([shard], WALL, float(now))
     assert found == 512
+
+
+def test_an_input_that_stands_still_before_unread_events_holds_up_for_as_long() -> None:
+    mark = Watermark(10.0)
+    slow = record(1, orders=300) | {"behind:orders": "1"}
+    mark.of([record(1, orders=500), slow], WALL, 0.0)
+    assert mark.of([record(1, orders=600), slow], WALL, 500.0) == 300
+    # Also when nobody has news.
+    assert mark.of([record(1, orders=600), slow], WALL, 999.0) == 300
+    read = record(1, orders=350) | {"behind:orders": "0"}
+    mark.of([record(1, orders=600), read], WALL, 1_000.0)
+    assert mark.of([record(1, orders=600), read], WALL, 1_010.0) == WALL
+
+
+def test_a_paused_shard_holds_up_until_it_could_read_again() -> None:
+    mark = Watermark(10.0)
+    paused = record(1, orders=300) | {"paused_until": str(WALL + 5_000)}
+    mark.of([record(1, orders=500), paused], WALL, 0.0)
+    assert mark.of([record(1, orders=600), paused], WALL + 14_999, 60.0) == 300
+    assert mark.of([record(1, orders=600), paused], WALL + 15_000, 60.0) == 600

@@ -10,7 +10,8 @@ Its life:
     pending -> firing   all of the above
     firing -> recovering -> firing    the last points lie on the other side of half the shift
     recovering -> none  they did for a number of points: resolved, back to normal
-    firing -> none      it has lasted so long that it is the new normal: resolved, accepted
+    firing -> none      it has lasted so long that it is the new normal: resolved, accepted;
+                        counted in points of time, whether the series had some to judge or not
 
 From firing on until it is resolved the series is compared with what was normal before: it
 learns nothing (``learns``). After its end come points of cool-down without an alert of the same
@@ -298,7 +299,13 @@ class Decider:
     def _live(self, point: int, signal: Signal, case: Case) -> list[Transition]:
         """What became of the alerts that fire."""
         rows, policy = self.rows, self.policy
-        alive = np.flatnonzero((rows["state"] >= State.FIRING) & case.judged & ~case.stopped)
+        under_alert = rows["state"] >= State.FIRING
+        seen = case.judged & ~case.stopped
+        # One whose series has no points any more does not stay for ever.
+        unseen = np.flatnonzero(under_alert & ~seen)
+        old = unseen[point - rows["fired_at"][unseen] >= policy.accept_points]
+        found = [self._end(row, point, "accepted") for row in old.tolist()]
+        alive = np.flatnonzero(under_alert & seen)
         recent, shift = rows["recent"][alive], rows["shift"][alive]
         recent += _RECENT_RATE * (case.residual[alive] - recent)
         rows["recent"][alive] = recent
@@ -313,15 +320,14 @@ class Decider:
         turned = (signal.run_length[alive] >= policy.run_length) & (signal.after[alive] * way < 0.0)
         turned &= (signal.direction[alive] * way < 0.0) & back
         rows["back"][alive] = np.where(back, rows["back"][alive] + 1, 0)
-        found = []
         for row, returned, over in zip(alive.tolist(), back.tolist(), turned.tolist(), strict=True):
             before = State(int(rows["state"][row]))
             acknowledged = int(rows["acknowledged_until"][row])
             notify = point >= acknowledged
             if over or (returned and rows["back"][row] >= policy.recover_points):
-                found.append(self._end(row, point, before, "resolved", notify=notify))
+                found.append(self._end(row, point, "resolved"))
             elif point - rows["fired_at"][row] >= policy.accept_points:
-                found.append(self._end(row, point, before, "accepted", notify=notify))
+                found.append(self._end(row, point, "accepted"))
             elif returned and before == State.FIRING:
                 rows["state"][row] = State.RECOVERING
                 found.append(self._step(row, before, "back", notify=False))
@@ -333,7 +339,9 @@ class Decider:
                 found.append(self._step(row, before, "reminder", notify=True))
         return found
 
-    def _end(self, row: int, point: int, before: State, reason: str, *, notify: bool) -> Transition:
+    def _end(self, row: int, point: int, reason: str) -> Transition:
+        before = State(int(self.rows["state"][row]))
+        notify = point >= int(self.rows["acknowledged_until"][row])
         self.rows["state"][row] = State.NONE
         self.rows["cool_until"][row] = point + self.policy.cool_points
         self.rows["cool_direction"][row] = self.rows["direction"][row]

@@ -125,6 +125,20 @@ def test_a_shift_that_stays_becomes_the_new_normal() -> None:
     assert made.learns[0]
 
 
+@pytest.mark.parametrize("gone", ["no point", "producer stopped"])
+def test_an_alert_of_a_series_that_has_no_points_any_more_ends_as_well(gone: str) -> None:
+    made, yes = decider(), np.ones(1, np.bool_)
+    fired(made)
+    silence = replace(case(1), judged=~yes) if gone == "no point" else replace(case(1), stopped=yes)
+    made.acknowledge(0, 40)
+    for point in range(1, 28):
+        assert made.decide(point, signal([1.0]), silence) == []
+    (step,) = made.decide(28, signal([1.0]), silence)
+    assert (step.reason, step.before, step.after) == ("accepted", State.FIRING, State.NONE)
+    assert not step.notify
+    assert made.learns[0]
+
+
 def test_an_acknowledged_alert_is_silent_until_it_expires() -> None:
     made = decider()
     with pytest.raises(ValueError, match="no alert"):
@@ -200,7 +214,7 @@ ALLOWED = {
     ("resolved", State.RECOVERING, State.NONE),
     ("resolved", State.FIRING, State.NONE),
     ("accepted", State.FIRING, State.NONE),
-    ("accepted", State.RECOVERING, State.NONE),
+    ("accepted", State.FIRING, State.NONE),
     ("reminder", State.FIRING, State.FIRING),
     ("reminder", State.RECOVERING, State.RECOVERING),
 }

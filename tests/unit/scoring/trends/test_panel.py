@@ -229,3 +229,21 @@ def test_bytes_that_are_none_are_refused() -> None:
         Panel(PLAN, good | {"elements": b"[]"})
     with pytest.raises(ValueError, match="holidays"):
         Panel(replace(PLAN, holidays={20_100: "christmas"}), good)
+
+
+def test_an_alert_of_a_mean_that_nobody_adds_to_any_more_ends_with_its_time() -> None:
+    panel, shop = Panel(PLAN), Shop(5)
+    reasons = []
+    for day in range(150):
+        cells = shop.day()
+        if 100 <= day < 108:
+            cells[WHOLE][Column.SATISFACTION] //= 2
+        if day >= 108:
+            cells[WHOLE][Column.FEEDBACK_EVENTS :] = 0
+        reasons += [
+            found.transition.reason
+            for found in panel.observe(START + day, cells, None)
+            if found.metric == "satisfaction" and found.rule == "level" and day >= 100
+        ]
+    assert reasons == ["fired", "accepted"]
+    assert not panel.open_alerts()
