@@ -1,7 +1,7 @@
 """What a webhook's body says: generic JSON, Slack's, or that of Alertmanager's API v2.
 
-Who a customer is goes to a receiver only where its hook says so. Elsewhere the sentence is made
-anew from the other fields, since that of the alert names the customer.
+Who a customer is goes to a receiver only where its hook says so. Elsewhere the sentence begins
+without the name.
 """
 
 import json
@@ -21,7 +21,7 @@ TITLES: Final = {
     "back": "Near normal again",
     "again": "Alert, again",
     "resolved": "Resolved",
-    "accepted": "Resolved: taken for the new normal",
+    "accepted": "Resolved",
     "reminder": "Still there, and no longer acknowledged",
 }
 
@@ -58,13 +58,10 @@ def sentence_of(hook: Webhook, alert: Alert) -> str:
     """Give the alert's sentence, or one that does not say which customer it is about."""
     if alert["customer_id"] is None or hook.customer_ids:
         return alert["sentence"]
-    way = "up" if alert["direction"] == "up" else "down"
-    unit = f" {alert['unit']}" if alert["unit"] else ""
-    return (
-        f"{alert['rule'].replace('_', ' ').capitalize()}: the {alert['metric']} of a customer is "
-        f"{way} {abs(alert['change_share']):.0%} since {alert['since']:%Y-%m-%d}: "
-        f"{alert['actual']:,.0f} instead of {alert['expected']:,.0f}{unit}."
-    )
+    # The name stands at the beginning and nowhere else: see ``customer_alert_steps``. What another
+    # release wrote may differ.
+    _, name, said = alert["sentence"].partition(f"Customer {alert['customer_id']} ")
+    return f"A customer {said}" if name else f"A customer: {alert['rule'].replace('_', ' ')}."
 
 
 def _generic(hook: Webhook, alert: Alert) -> dict[str, Any]:
@@ -76,10 +73,12 @@ def _generic(hook: Webhook, alert: Alert) -> dict[str, Any]:
 
 def _slack(hook: Webhook, alert: Alert) -> dict[str, Any]:
     facts = [
-        f"{alert['stake_per_day']:,.0f} {alert['currency']} a day at stake",
         f"since {alert['since']:%Y-%m-%d %H:%M} UTC",
         f"`valuetide alerts show {alert['fingerprint']}`",
     ]
+    if alert["customer_id"] is not None and alert["stake_per_day"] >= 1.0:
+        # Of series the sentence says it.
+        facts.insert(0, f"{alert['stake_per_day']:,.0f} {alert['currency']} a day at stake")
     title = TITLES[alert["reason"]]
     return {"text": f"*{title}:* {_inert(sentence_of(hook, alert))}\n{_inert(' · '.join(facts))}"}
 

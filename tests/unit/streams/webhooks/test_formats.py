@@ -39,13 +39,17 @@ def test_generic_is_an_envelope_around_the_message() -> None:
 def test_who_a_customer_is_stays_here_unless_the_hook_says_so(format_: str) -> None:
     text = json.dumps(body(AT_RISK, format_))
     assert CUSTOMER not in text
-    assert "down 60%" in text
+    assert "A customer is at risk: worth 255 EUR" in text
+    other = json.dumps(body(AT_RISK | {"sentence": f"{CUSTOMER} goes."}, format_))
+    assert CUSTOMER not in other
+    assert "A customer: at risk." in other
     assert CUSTOMER in json.dumps(body(AT_RISK, format_, customer_ids=True))
 
 
 def test_slack_reads_a_sentence_and_what_to_do_next() -> None:
     text = body(LEVEL, "slack")["text"]
-    assert text.startswith(f"*Alert:* {LEVEL['sentence']}\n2,750 EUR a day at stake")
+    assert text.startswith(f"*Alert:* {LEVEL['sentence']}\nsince 2026-03-27 00:00 UTC")
+    assert "\n1 EUR a day at stake" in body(AT_RISK, "slack", customer_ids=True)["text"]
     assert "`valuetide alerts show a4d1c09be2357f68`" in text
 
 
