@@ -3,15 +3,19 @@
 What to expect of an hour is what the same hour of the last four weeks had. An hour is silent where
 there was no event at all, though by the second lowest of those four that would be a rare chance.
 The second lowest, since the number of events of a real shop varies by more than chance, and a
-holiday in one of the weeks must not hide an outage. A smooth season of waves was tried: it cannot
-follow opening hours, and took the hour after closing for an outage.
+holiday in one of the weeks must not hide an outage. In a shop with few events an hour, hours
+without any are taken together: what was due since the first of them makes the chance rare. A smooth
+season of waves was tried: it cannot follow opening hours, and took the hour after closing for an
+outage.
 
     bytes, little endian
       0  <u2 layout version, 1    2  <u2 roles, 3    4  <u2 weeks, 4    6  <u2 hours kept, 48
       8  3 <i8 silent hours in a row
-     32  3 x 48 <i8 the last silent hours, hour h at h mod 48, the least int64 for none
-   1184  3 x 168 x 4 <i4 events of each hour of a week, by week mod 4, -1 for not known
-   9248  decisions, in the layout that ``decision`` draws
+     32  3 <i8 hours without an event, in a row, from the first in which one was due
+     56  3 <i8 events that were due in them
+     80  3 x 48 <i8 the last silent hours, hour h at h mod 48, the least int64 for none
+   1232  3 x 168 x 4 <i4 events of each hour of a week, by week mod 4, -1 for not known
+   9296  decisions, in the layout that ``decision`` draws
 """
 
 import struct
@@ -32,7 +36,7 @@ from valuetide.scoring.trends.decision import (
     silent,
 )
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 _HEAD: Final = struct.Struct("<HHHH")
 _KEPT: Final = 48
 _WEEKS: Final = 4
@@ -64,6 +68,8 @@ class Producers:
         self.decider.grow(len(ROLES))
         self.expected: FloatArray = np.zeros(len(ROLES))
         self._run: IntArray = np.zeros(len(ROLES), np.int64)
+        self._empty: IntArray = np.zeros(len(ROLES), np.int64)
+        self._due: IntArray = np.zeros(len(ROLES), np.int64)
         self._silent: IntArray = np.full((len(ROLES), _KEPT), NO_TIME)
         self._profile: IntArray = np.full((len(ROLES), HOURS_A_WEEK, _WEEKS), -1)
 
@@ -86,11 +92,17 @@ class Producers:
         # Of fewer than four weeks the lowest; one that is not known sorts first.
         low = np.sort(past, axis=1)[np.arange(len(ROLES)), np.clip(_WEEKS - known, 1, _WEEKS - 1)]
         judged: BoolArray = (known >= _LEAST_WEEKS) & judge
+        quiet = events == 0
+        self._due = np.where(quiet, self._due + np.where(judged, low, 0), 0)
+        self._empty = np.where(self._due > 0, self._empty + 1, 0)
         # A night within an outage is no sign that events come again.
-        waits = (self._run > 0) & (events == 0)
-        gone = waits | (judged & silent(events.astype(np.float64), low.astype(np.float64)))
-        self._run = np.where(gone, self._run + 1, 0)
-        self._silent[gone, hour % _KEPT] = hour
+        waits = (self._run > 0) & quiet
+        gone = waits | (judged & silent(events.astype(np.float64), self._due.astype(np.float64)))
+        # It began with the first hour that had none.
+        self._run = np.where(gone, self._empty, 0)
+        for role in np.flatnonzero(gone).tolist():
+            hours = np.arange(hour - min(int(self._run[role]), _KEPT) + 1, hour + 1)
+            self._silent[role, hours % _KEPT] = hours
         # What is normal is not learned from an outage.
         self._profile[~gone, of_week, week % _WEEKS] = np.minimum(events, _MOST)[~gone]
         signal, residual = outage(hour, self._run)
@@ -101,7 +113,7 @@ class Producers:
         )  # fmt: skip
         steps = self.decider.decide(hour, signal, case)
         off = [step.row for step in steps if step.reason == "accepted"]
-        self._profile[off], self._run[off] = -1, 0
+        self._profile[off], self._run[off], self._empty[off], self._due[off] = -1, 0, 0, 0
         return steps
 
     def silent_hours(self, first: int, last: int) -> IntArray:
@@ -117,7 +129,8 @@ class Producers:
     def encode(self) -> bytes:
         """Bytes of which ``decode`` makes the same."""
         head = _HEAD.pack(LAYOUT, len(ROLES), _WEEKS, _KEPT)
-        arrays = [self._run.astype("<i8"), self._silent.astype("<i8"), self._profile.astype("<i4")]
+        numbers = [self._run, self._empty, self._due, self._silent]
+        arrays = [*(one.astype("<i8") for one in numbers), self._profile.astype("<i4")]
         return b"".join([head, *(one.tobytes() for one in arrays), self.decider.encode()])
 
     @classmethod
@@ -134,14 +147,15 @@ class Producers:
         if _HEAD.unpack_from(blob) != (LAYOUT, len(ROLES), _WEEKS, _KEPT):
             raise ValueError(f"silence: not the layout that this release reads, {LAYOUT}")
         state = cls(outage_hours)
-        numbers = len(ROLES) * (1 + _KEPT)
+        numbers = len(ROLES) * (3 + _KEPT)
         counts = len(ROLES) * HOURS_A_WEEK * _WEEKS
         at = _HEAD.size + 8 * numbers
         end = at + 4 * counts
         if len(blob) < end:
             raise ValueError("silence: truncated")
         read = np.frombuffer(blob, "<i8", numbers, _HEAD.size).astype(np.int64)
-        state._run, state._silent = read[: len(ROLES)], read[len(ROLES) :].reshape(-1, _KEPT)
+        state._run, state._empty, state._due = read[: 3 * len(ROLES)].reshape(3, -1)
+        state._silent = read[3 * len(ROLES) :].reshape(-1, _KEPT)
         profile = np.frombuffer(blob, "<i4", counts, at).astype(np.int64)
         state._profile = profile.reshape(state._profile.shape)
         state.decider = Decider.decode(blob[end:], state.decider.policy)

@@ -46,6 +46,34 @@ def test_an_outage_is_told_after_two_hours_and_ends_with_the_first_event() -> No
     assert run(producers, events[begin + 2 :], begin + 2) == [(begin + 30, 1, "resolved")]
 
 
+def small(weeks: int, seed: int) -> IntArray:
+    """Events an hour of a shop with 130 orders a day, few at night."""
+    rng = np.random.default_rng(seed)
+    base = np.array([9.0, 5.0, 0.5])
+    open_ = np.where(np.arange(weeks * WEEK) % 24 >= 9, 1.0, 0.1)[:, None]
+    return rng.poisson(base * open_ * rng.gamma(10, 0.1, (weeks * WEEK, 1)))
+
+
+def test_in_a_small_shop_empty_hours_are_taken_together() -> None:
+    events = small(8, 6)
+    begin = 6 * WEEK + 11
+    events[begin : begin + 48, 0] = 0
+    events[begin + 48, 0] = 1
+    producers = Producers(2)
+    (told, row, reason), *_ = found = run(producers, events[: begin + 8])
+    assert (row, reason, len(found)) == (0, "fired", 1)
+    assert begin + 1 <= told < begin + 6
+    first = START + begin
+    assert producers.silent_hours(first, first + 7).tolist() == [8, 0, 0]
+    ends = run(producers, events[begin + 8 :], begin + 8)
+    assert ends == [(begin + 48, 0, "resolved")]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_small_shop_that_goes_on_has_no_outage(seed: int) -> None:
+    assert run(Producers(1), small(60, seed)) == []
+
+
 def test_nothing_is_judged_before_two_weeks_nor_on_holidays() -> None:
     events = counts(5, 3)
     events[WEEK + 9 : WEEK + 30] = 0
@@ -88,4 +116,4 @@ def test_bytes_that_are_none_are_refused(cut: int) -> None:
     with pytest.raises(ValueError, match=r"silence|decision"):
         Producers.decode(Producers(2).encode()[:cut], 2)
     with pytest.raises(ValueError, match="layout"):
-        Producers.decode(b"\x02" + Producers(2).encode()[1:], 2)
+        Producers.decode(b"\x01" + Producers(2).encode()[1:], 2)
