@@ -4,7 +4,7 @@
 
 Nothing is sent through Kafka: what is measured is the mathematics of valuetide/scoring/trends, from
 the points of the series on. Prints tables and, one a line, the bounds that are missed; ends with
-status 1 if there are any.
+status 1 if there are any. A whole run draws alerts-false.png and alerts-delay.png beside the figures.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import alert_worlds as worlds
+from bench.alert_plots import draw
 from bench.alert_worlds import CORRELATED, POINTS, START, Bools, Floats, Noise
 from bench.outcome import Outcome
 from valuetide.scoring.arrays import IntArray
@@ -382,6 +383,8 @@ def main() -> int:
         if options.only in (None, part.__name__):
             part(outcome, np.random.default_rng(options.seed), options.quick)
     outcome.write(options.json)
+    if options.only is None:
+        draw(options.json)
     return outcome.judge()
 
 
