@@ -4,7 +4,8 @@
 
 Nothing is sent through Kafka: what is measured is the mathematics of valuetide/scoring/trends, from
 the points of the series on. Prints tables and, one a line, the bounds that are missed; ends with
-status 1 if there are any. A whole run draws alerts-false.png and alerts-delay.png beside the figures.
+status 1 if there are any. A whole run draws alerts-false.png and
+alerts-delay.png beside the figures.
 """
 
 import argparse
