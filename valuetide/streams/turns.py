@@ -8,7 +8,7 @@ they are all done, and what came in meanwhile makes the next batch larger rather
 
 import asyncio
 
-BREATH_SECONDS = 0.001
+BREATH_SECONDS = 0.005
 """More makes batches larger and fewer, at 1,000 events/s, and scores later; docs/decisions.md."""
 
 
