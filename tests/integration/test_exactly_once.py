@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
+from tests.support.alerts import commit_alerts
 from tests.support.pipeline import (
     Facts,
     Pipeline,
@@ -24,11 +25,7 @@ from tests.support.pipeline import (
     wait_until,
 )
 from tests.support.traffic import traffic, visits
-from valuetide.schemas.score import DEFAULT_HORIZONS, RANKED
 from valuetide.streams.local import LocalWorker
-from valuetide.streams.records import TEXTS, stored_columns
-from valuetide.streams.store import Commit
-from valuetide.streams.store.redis import RedisStore, connect
 
 pytestmark = [pytest.mark.servers, pytest.mark.timeout(120)]
 
@@ -214,31 +211,8 @@ def test_a_commit_of_another_writer_makes_a_worker_read_the_shard_again(
 async def commit_as_another(pipeline: Pipeline, partition: int) -> None:
     """Make an empty commit in another writer's name."""
     settings = pipeline.settings
-    store = RedisStore(
-        connect(settings.redis_url.get_secret_value()),
-        prefix=settings.key_prefix,
-        columns=stored_columns(DEFAULT_HORIZONS),
-        texts=TEXTS,
-        ranked=RANKED,
-        top_size=settings.top_size,
-    )
-    try:
-        record = await store.read_shard(partition)
-        await store.commit(
-            Commit(
-                partition=partition,
-                sequence=record.sequence + 1,
-                writer="somebody else",
-                fields={},
-                months={},
-                ids=[],
-                states=[],
-                rows=[],
-                top={},
-            )
-        )
-    finally:
-        await store.close()
+    url = settings.redis_url.get_secret_value()
+    await commit_alerts(url, settings.key_prefix, [], partition)
 
 
 def test_two_groups_on_the_same_state_fence_each_other_and_the_state_stays_right(

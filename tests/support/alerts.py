@@ -26,7 +26,7 @@ def alert(step: int, fingerprint: str = LEVEL["fingerprint"], **changes: Any) ->
 async def commit_alerts(
     url: str, prefix: str, steps: Sequence[dict[str, Any]], partition: int = 0
 ) -> None:
-    """Commit steps as a shard does, through the store."""
+    """Commit steps as a shard does, through the store, as a writer of their own."""
     store = RedisStore(connect(url), prefix=prefix, columns=(), texts=(), ranked=(), top_size=1)
     try:
         record = await store.read_shard(partition)

@@ -354,16 +354,15 @@ class AlertReader:
 
     async def now_ms(self) -> int:
         """Give what is now for the workers' clock, ms since 1970."""
-        last, live = 0, False
+        shards: list[tuple[int, bool]] = []
         for part in self._parts():
             with mapped_errors():
                 async with self._client.pipeline(transaction=False) as pipeline:
                     for partition in part:
                         pipeline.hmget(commit_key(self._prefix, partition), "max_event_at", "live")
                     answers = await pipeline.execute()
-            last = max(last, *(int(at or 0) for at, _ in answers))
-            live = live or any(was == b"1" for _, was in answers)
-        return self._clock.now_ms(last, was_live=live)
+            shards += ((int(at or 0), live == b"1") for at, live in answers)
+        return self._clock.now_of(shards)
 
     def _parts(self) -> Iterator[Sequence[int]]:
         for start in range(0, len(self._partitions), PARTITIONS_AT_ONCE):

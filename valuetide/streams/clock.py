@@ -1,7 +1,7 @@
 """What "now" is for a score: the wall clock for a live shard, event time in a replay."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,3 +57,16 @@ class Clock:
             return max_event_at
         live = was_live or self.is_live(max_event_at)
         return max(wall, max_event_at) if live else max_event_at
+
+    def now_of(self, shards: Iterable[tuple[int, bool]]) -> int:
+        """Give the moment for several shards together, by what each has committed.
+
+        Parameters
+        ----------
+        shards
+            Of each the largest event time, and whether it has been live.
+        """
+        last, live = 0, False
+        for at, was_live in shards:
+            last, live = max(last, at), live or was_live
+        return self.now_ms(last, was_live=live)

@@ -415,14 +415,12 @@ def misspelt_variables(environment: Mapping[str, str] | None = None) -> dict[str
     misspelt: dict[str, str] = {}
     for variable in environment if environment is not None else os.environ:
         name = variable.partition("__")[0]
+        if not variable.startswith(prefix) or name in known:
+            continue
         group = next((k for k in groups if variable.startswith(f"{k}_")), "")
-        if variable.startswith(prefix) and name not in known and group:
-            inner = variable.removeprefix(f"{group}_").lower()
-            if inner in groups[group]:
-                misspelt[variable] = f"{group}__{inner.upper()}"
-                continue
-        if variable.startswith(prefix) and name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS)
-            if near:
-                misspelt[variable] = near[0]
+        inner = variable.removeprefix(f"{group}_")
+        if group and inner.lower() in groups[group]:
+            misspelt[variable] = f"{group}__{inner.upper()}"
+        elif near := difflib.get_close_matches(name, known, n=1, cutoff=LIKENESS):
+            misspelt[variable] = near[0]
     return misspelt

@@ -31,7 +31,7 @@ from valuetide.streams.records import TOTALS, Ahead, score_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import settings_mark
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
-from valuetide.streams.store.redis import commit_key, mapped_errors, model_key
+from valuetide.streams.store.redis import commit_key, mapped_errors, model_key, present, text_fields
 
 CURRENCY = "base_currency"
 
@@ -116,11 +116,8 @@ class View:
                 answers = await pipeline.execute()
         return cls(
             settings,
-            [{k.decode(): v.decode() for k, v in record.items()} for record in answers[::2]],
-            [
-                {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
-                for row in answers[1::2]
-            ],
+            [text_fields(record) for record in answers[::2]],
+            [present(names, row) for row in answers[1::2]],
         )
 
     @cached_property
@@ -147,9 +144,10 @@ class View:
 
     def now_ms(self, clock: Clock) -> int:
         """Give what is now for the workers' clock."""
-        last = max((int(record.get("max_event_at", 0)) for record in self._records), default=0)
-        live = any(record.get("live") == "1" for record in self._records)
-        return clock.now_ms(last, was_live=live)
+        return clock.now_of(
+            (int(record.get("max_event_at", 0)), record.get("live") == "1")
+            for record in self._records
+        )
 
     def evaluate(
         self, partition: int, ids: Sequence[str], states: Sequence[bytes], now_ms: int

@@ -258,7 +258,7 @@ class TrendWatch:
         memory.counts_anew = False
         memory.parts = parts
         closed = memory.closed - before
-        self._measure(memory, alerts, closed)
+        self._measure(memory, commit, alerts, closed)
         return closed
 
     @property
@@ -459,7 +459,7 @@ class TrendWatch:
                 "points": memory.panel.points,
                 "learning": memory.panel.points_needed,
                 "series": memory.panel.series,
-                "open": self._open(memory),
+                "open": len(memory.panel.open_alerts()) + len(memory.producers.firing),
                 "off": 0,
                 "points_from": memory.points_from,
                 "hours_from": memory.hours_from,
@@ -478,16 +478,14 @@ class TrendWatch:
             delivery = await self._sender.send(topic, WATCH_PARTITION, [], [], messages)
             await delivery.wait()
 
-    @staticmethod
-    def _open(memory: _Memory) -> int:
-        return len(memory.panel.open_alerts()) + len(memory.producers.firing)
-
-    def _measure(self, memory: _Memory, alerts: Sequence[Alert], closed: int) -> None:
+    def _measure(
+        self, memory: _Memory, commit: WatchCommit, alerts: Sequence[Alert], closed: int
+    ) -> None:
         """Count and say what is committed now."""
         metrics = self._metrics
         metrics.closed_buckets.inc(closed)
         metrics.series.set(memory.panel.series)
-        metrics.open_alerts.set(self._open(memory))
+        metrics.open_alerts.set(int(commit.fields["open"]))
         metrics.learning_points.set(memory.panel.points_needed)
         for alert in alerts:
             metrics.alerts.labels(alert["rule"], alert["state"]).inc()

@@ -10,18 +10,23 @@ The file is one JSON object::
      "shift_seconds": 0.0}        what was added to every event time
 """
 
+import asyncio
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from valuetide.streams.replay.errors import ReplayError
 from valuetide.streams.replay.files import Fingerprint, replace_file
-from valuetide.streams.replay.send import Progress
+from valuetide.streams.replay.send import Progress, Sent
+from valuetide.streams.replay.stopping import stopping
+
+E = TypeVar("E")
 
 VERSION: Final = 1
 
@@ -93,6 +98,47 @@ def save_position(state: Path, position: Position) -> None:
         When it cannot be written.
     """
     replace_file(state, json.dumps(asdict(position)))
+
+
+def send_on(
+    events: Iterable[E],
+    state: Path | None,
+    position: Position,
+    send: Callable[..., Coroutine[Any, Any, Sent]],
+    on_progress: Callable[[Progress], None] | None,
+) -> Sent:
+    """Send what a position leaves over, and keep the position however that ends.
+
+    A signal to end makes it stop in good order.
+
+    Parameters
+    ----------
+    events
+        All, from the first.
+    state
+        Where the position is kept; ``None``: nowhere.
+    position
+        To go on from.
+    send
+        Sends events, and takes ``stop`` and ``on_progress`` as ``replay.send.send`` does.
+    on_progress
+        Told how far this run has come.
+    """
+    left = itertools.islice(events, position.acknowledged, None)
+    # What comes before the first event, such as sorting, happens here, while a signal still simply
+    # ends the program: nothing is sent yet.
+    first = list(itertools.islice(left, 1))
+    keeper = Keeper(state, position, on_progress)
+
+    async def sending() -> Sent:
+        stop = asyncio.Event()
+        with stopping(stop):
+            return await send(itertools.chain(first, left), stop=stop, on_progress=keeper.progress)
+
+    try:
+        return asyncio.run(sending())
+    finally:
+        keeper.save()
 
 
 class Keeper:

@@ -1,20 +1,18 @@
 """A replay from beginning to end: read, send, keep the position, sum up."""
 
-import asyncio
-import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from valuetide.streams.replay.event import SourceEvent
 from valuetide.streams.replay.files import fingerprint
 from valuetide.streams.replay.pace import Pace
-from valuetide.streams.replay.resume import Keeper, Position, load_position
+from valuetide.streams.replay.resume import Position, load_position, send_on
 from valuetide.streams.replay.send import Progress, Sent, send
 from valuetide.streams.replay.source import Plan, read_events, shift_all, shift_to
-from valuetide.streams.replay.stopping import stopping
 from valuetide.streams.replay.tally import Tally
 from valuetide.streams.settings import Settings
 
@@ -81,15 +79,9 @@ class Replay:
         """
         position = self._begin()
         self.resumed_from = position.acknowledged
-        events = itertools.islice(self.events(position.shift_seconds), self.resumed_from, None)
-        # Sorting happens here, while a signal still simply ends the program: nothing is sent yet.
-        first = list(itertools.islice(events, 1))
-        keeper = Keeper(self.state, position, on_progress)
-        try:
-            sent = asyncio.run(self._send(itertools.chain(first, events), keeper.progress))
-        finally:
-            keeper.save()
-        return sent
+        sender = partial(send, settings=self.settings, topic=self.plan.topic, pace=self.pace)
+        events = self.events(position.shift_seconds)
+        return send_on(events, self.state, position, sender, on_progress)
 
     def _read(self, tally: Tally) -> Iterator[SourceEvent]:
         return read_events(
@@ -114,20 +106,6 @@ class Replay:
     def _identity(self) -> str:
         topic: str = getattr(self.settings.topics, self.plan.topic)
         return f"{self.plan.digest()} {'now' if self.to_now else 'as is'} {topic}"
-
-    async def _send(
-        self, events: Iterable[SourceEvent], on_progress: Callable[[Progress], None]
-    ) -> Sent:
-        stop = asyncio.Event()
-        with stopping(stop):
-            return await send(
-                events,
-                self.settings,
-                topic=self.plan.topic,
-                pace=self.pace,
-                stop=stop,
-                on_progress=on_progress,
-            )
 
     def summary(self, sent: Sent) -> dict[str, Any]:
         """Give what was read and sent, ready for JSON."""

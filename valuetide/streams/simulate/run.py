@@ -1,10 +1,10 @@
 """A simulation from beginning to end: make the events, send them, keep position and truth."""
 
-import asyncio
 import itertools
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from valuetide.schemas.topics import INPUTS
 from valuetide.streams.replay.event import Role, SourceEvent
 from valuetide.streams.replay.files import replace_file
 from valuetide.streams.replay.pace import Pace
-from valuetide.streams.replay.resume import Keeper, Position, load_position
+from valuetide.streams.replay.resume import Position, load_position, send_on
 from valuetide.streams.replay.send import Progress, Sent, send_to_all
-from valuetide.streams.replay.stopping import stopping
 from valuetide.streams.settings import Settings
 from valuetide.streams.simulate.scenario import Scenario
 from valuetide.streams.simulate.shop import Shop
@@ -69,14 +68,12 @@ class Simulation:
         self.resumed_from = position.acknowledged
         shop = Shop(self.scenario)
         self._write_truth(shop)  # a file that cannot be written is no news for the end
-        events = itertools.islice(shop.events(), self.resumed_from, None)
-        # The warm-up is lived through here, while a signal still simply ends the program.
-        first = list(itertools.islice(events, 1))
-        keeper = Keeper(self.state, position, on_progress)
+        sender = partial(
+            send_to_all, settings=self.settings, client_id="valuetide-simulate", pace=self.pace
+        )
         try:
-            return asyncio.run(self._send(itertools.chain(first, events), keeper.progress))
+            return send_on(shop.events(), self.state, position, sender, on_progress)
         finally:
-            keeper.save()
             self._write_truth(shop)
 
     def dry_run(self, count: int) -> list[tuple[Role, SourceEvent]]:
@@ -118,22 +115,6 @@ class Simulation:
         if self.state is None:
             return here
         return load_position(self.state, here.file, here.plan) or here
-
-    async def _send(
-        self,
-        events: Iterable[tuple[Role, SourceEvent]],
-        on_progress: Callable[[Progress], None],
-    ) -> Sent:
-        stop = asyncio.Event()
-        with stopping(stop):
-            return await send_to_all(
-                events,
-                self.settings,
-                client_id="valuetide-simulate",
-                pace=self.pace,
-                stop=stop,
-                on_progress=on_progress,
-            )
 
     def _write_truth(self, shop: Shop) -> None:
         if self.truth is not None:

@@ -215,15 +215,15 @@ class RedisStore:
                 pipeline.hgetall(series_key(self._prefix, partition))
                 pipeline.hgetall(open_alerts_key(self._prefix, partition))
                 record, months, model, series, alerts = await pipeline.execute()
-        fields = _texts(record)
+        fields = text_fields(record)
         return ShardRecord(
             int(fields.pop("sequence", 0)),
             fields.pop("writer", ""),
             fields,
-            _texts(months),
+            text_fields(months),
             _named(model),
             _named(series),
-            _texts(alerts),
+            text_fields(alerts),
         )
 
     async def read_states(self, partition: int, ids: Sequence[str]) -> list[bytes | None]:
@@ -244,7 +244,12 @@ class RedisStore:
         self, partitions: Sequence[int], names: Sequence[str]
     ) -> list[dict[str, bytes]]:
         """Give some pieces of the model of each shard, those that there are."""
-        return await read_models(self._client, self._prefix, partitions, names)
+        with mapped_errors():
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in partitions:
+                    pipeline.hmget(model_key(self._prefix, partition), names)
+                rows = await pipeline.execute()
+        return [present(names, row) for row in rows]
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
@@ -297,7 +302,7 @@ class RedisStore:
                 for partition in partitions:
                     pipeline.hgetall(commit_key(self._prefix, partition))
                 records = await pipeline.execute()
-        return [_texts(record) for record in records]
+        return [text_fields(record) for record in records]
 
     async def read_watch_fields(self) -> dict[str, str]:
         """Give the watch's record, without what the detectors know."""
@@ -314,7 +319,7 @@ class RedisStore:
                 pipeline.hgetall(watch_key(self._prefix))
                 pipeline.hgetall(watch_state_key(self._prefix))
                 record, state = await pipeline.execute()
-        fields = _texts(record)
+        fields = text_fields(record)
         return WatchRecord(
             int(fields.pop("sequence", 0)), fields.pop("writer", ""), fields, _named(state)
         )
@@ -342,7 +347,7 @@ class RedisStore:
     async def _read_texts(self, key: str) -> dict[str, str]:
         with mapped_errors():
             found = await cast("Awaitable[dict[bytes, bytes]]", self._client.hgetall(key))
-        return _texts(found)
+        return text_fields(found)
 
     async def _run(
         self,
@@ -417,19 +422,14 @@ async def scan_customers(
             return
 
 
-async def read_models(
-    client: "aioredis.Redis", prefix: str, partitions: Sequence[int], names: Sequence[str]
-) -> list[dict[str, bytes]]:
-    """Give some pieces of the model of each shard, those that there are."""
-    with mapped_errors():
-        async with client.pipeline(transaction=False) as pipeline:
-            for partition in partitions:
-                pipeline.hmget(model_key(prefix, partition), names)
-            rows = await pipeline.execute()
-    return [
-        {name: piece for name, piece in zip(names, row, strict=True) if piece is not None}
-        for row in rows
-    ]
+def present(names: Sequence[str], row: Sequence[bytes | None]) -> dict[str, bytes]:
+    """Give what a read of some fields found, by name."""
+    return {name: value for name, value in zip(names, row, strict=True) if value is not None}
+
+
+def text_fields(entries: Mapping[bytes, bytes]) -> dict[str, str]:
+    """Give a hash whose values are text."""
+    return {name.decode(): value.decode() for name, value in entries.items()}
 
 
 def _parts(step: AlertStep) -> tuple[str, str, int]:
@@ -444,10 +444,6 @@ def _changes(entries: Mapping[str, bytes | None]) -> tuple[dict[str, bytes], lis
 
 def _named(entries: Mapping[bytes, bytes]) -> dict[str, bytes]:
     return {name.decode(): value for name, value in entries.items()}
-
-
-def _texts(entries: Mapping[bytes, bytes]) -> dict[str, str]:
-    return {name.decode(): value.decode() for name, value in entries.items()}
 
 
 def _getter(
