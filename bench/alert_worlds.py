@@ -1,6 +1,6 @@
 """Series with known truth for ``bench.alerts``: simulated ones, and real noise in a new order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +8,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tests.support.shared_data import BESIDE
+from valuetide.scoring.arrays import IntArray
+from valuetide.scoring.series import COLUMNS, SATISFIED, Column
+from valuetide.scoring.trends.panel import Segment
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -75,6 +78,31 @@ def shop(of: Noise, series: int, rng: np.random.Generator, points: int = POINTS)
         if day < START + points:
             logs[day - START] += effect[name]
     return np.asarray(logs)
+
+
+def shop_days(
+    rng: np.random.Generator, shift_at: int = POINTS, factor: float = 1.0
+) -> Iterator[dict[Segment, IntArray]]:
+    """Give a shop's sums of each day; demand is multiplied by ``factor`` from a day on.
+
+    A hundred orders a day by Poisson, about a week, a slow year and days on which more or fewer
+    people come (8 %, autocorrelation .3); three of ten are somebody's first, one of ten is followed
+    by an answer, one of twenty by a contact.
+    """
+    at = np.arange(POINTS)
+    week, year = rng.normal(0.0, 0.2, 7)[at % 7], 0.1 * np.sin(2 * np.pi * at / 365.25)
+    demand = week + year + noise(Noise("demand", 0.08, 0.3, 5.0), POINTS, 1, rng)[:, 0]
+    for day, number in enumerate((100.0 * np.exp(demand)).tolist()):
+        cell = np.zeros(COLUMNS, np.int64)
+        orders = rng.poisson(number * (factor if day >= shift_at else 1.0))
+        cell[[Column.ORDER_EVENTS, Column.ORDERS]] = orders
+        cell[Column.REVENUE] = round(rng.lognormal(8.0, 0.5, orders).sum())
+        cell[Column.NEW_CUSTOMERS] = rng.binomial(orders, 0.3)
+        answers = rng.poisson(0.1 * orders)
+        cell[[Column.FEEDBACK_EVENTS, Column.ANSWERS]] = answers
+        cell[Column.SATISFACTION] = round(rng.beta(8, 2, answers).sum() * SATISFIED)
+        cell[[Column.INTERACTION_EVENTS, Column.CONTACTS]] = rng.poisson(0.05 * orders)
+        yield {("", ""): cell}
 
 
 def countries() -> dict[str, tuple[Floats, Floats]]:

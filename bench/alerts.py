@@ -12,6 +12,7 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from bench import alert_worlds as worlds
 from bench.alert_plots import draw
 from bench.alert_worlds import CORRELATED, POINTS, START, Bools, Floats, Noise
 from bench.outcome import Outcome
+from valuetide.schemas.metrics import DEFAULT_METRICS
 from valuetide.scoring.arrays import IntArray
 from valuetide.scoring.trends.calendar import Calendar
 from valuetide.scoring.trends.decision import NO_WHOLE, Policy
@@ -29,6 +31,7 @@ from valuetide.scoring.trends.detectors import PRIOR_POINTS, RiverName, river_de
 from valuetide.scoring.trends.expectation import Expectation, Model
 from valuetide.scoring.trends.explanation import Dimension, Measure, causes
 from valuetide.scoring.trends.focus import Focus
+from valuetide.scoring.trends.panel import Panel, Plan
 from valuetide.scoring.trends.watch import Roster, Watch
 
 BUDGET = 90.0
@@ -36,6 +39,7 @@ SHIFT_AT = 250
 AFTER = 60
 SIZES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 NEVER = 10_000.0
+_SOON = 14
 
 
 class Shown(Outcome):
@@ -118,6 +122,42 @@ def false_alarms(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
         print(f"  {country:24}{rate:6.2f}  ({low:.2f} to {high:.2f})  sd {rest.std():.2f}")
         outcome.note(f"no shift, {country}", (rate, low, high))
         outcome.bound(f"no shift, {country}: upper end of the rate", high, 0, 1)
+
+
+def whole_shops(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
+    """All series of a shop together, as settings have them by default, without segments."""
+    shops, quarters = 4 if quick else 24, (POINTS - Model().learning_points) / BUDGET
+    plan = Plan(DEFAULT_METRICS, (), "day", {}, Policy(run_length=BUDGET), 10, 2)
+    print(f"\n{shops} shops, {len(DEFAULT_METRICS)} metrics: fired, and told once where kindred")
+    fired = told = 0
+    for _ in range(shops):
+        panel = Panel(plan)
+        for day, cells in enumerate(worlds.shop_days(rng)):
+            steps = [one.transition for one in panel.observe(START + day, cells, None)]
+            fired += sum(step.reason == "fired" for step in steps)
+            told += sum(step.reason == "fired" and step.notify for step in steps)
+    print(f"  no shift, in 90 days {fired / shops / quarters:8.2f} {told / shops / quarters:8.2f}")
+    outcome.note("whole shop, no shift: fired in 90 days", fired / shops / quarters)
+    outcome.bound("whole shop, no shift: told in 90 days", told / shops / quarters, 0, 6)
+    fired = told = none = calm = 0
+    for _ in range(shops):
+        panel, here = Panel(plan), []
+        days = enumerate(worlds.shop_days(rng, SHIFT_AT, 0.7))
+        for day, cells in islice(days, SHIFT_AT):
+            panel.observe(START + day, cells, None)
+        if panel.open_alerts():
+            continue  # somebody has been told already
+        for day, cells in islice(days, _SOON):
+            found = panel.observe(START + day, cells, None)
+            here += [one.transition for one in found if one.transition.reason == "fired"]
+        calm += 1
+        fired += len(here)
+        told += sum(step.notify for step in here)
+        none += not any(step.notify and step.direction < 0 for step in here)
+    print(f"  30 % fewer orders, in 14 days {fired / calm:8.2f} {told / calm:8.2f}, {calm} shops")
+    outcome.note("whole shop, orders fall by 30 %: fired in 14 days", fired / calm)
+    outcome.note("whole shop, orders fall by 30 %: told in 14 days", told / calm)
+    outcome.bound("whole shop, orders fall by 30 %: shops not told", none, 0, 0)
 
 
 def shifted(of: Noise, size: float, series: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
@@ -379,7 +419,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, default=Path("build/bench-alerts.json"))
     options = parser.parse_args()
     outcome = Shown()
-    parts = (false_alarms, shifts, versus_river, many_series, explanation, cost)
+    parts = (false_alarms, whole_shops, shifts, versus_river, many_series, explanation, cost)
     for part in parts:
         if options.only in (None, part.__name__):
             part(outcome, np.random.default_rng(options.seed), options.quick)

@@ -1,11 +1,21 @@
 """What every test may ask for: servers, started once a session, and names that are its own."""
 
 import secrets
+import signal
 from collections.abc import Iterator
 
 import pytest
 
 from tests.support.servers import kind_of_servers, make_broker, make_redis
+
+
+def pytest_configure() -> None:
+    """Let programs that tests start hear Ctrl-C.
+
+    A shell has what runs in the background ignore it, and that is passed on to every child.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -75,6 +75,8 @@ def series_alert(
         for cause in found.causes
     ]
     sentence = explained.ending() if reason in ENDINGS else explained.sentence()
+    if found.kin is not None:
+        sentence += f" It was told of as a change of {METRICS[found.kin].label}."
     return _message(
         found.rule,
         found.fingerprint,

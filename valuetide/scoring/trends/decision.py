@@ -147,7 +147,7 @@ class Transition:
         "fired", "back" (recovering), "again" (firing anew), "resolved", "accepted" (the new normal)
         or "reminder" (an acknowledgement has expired while it fires).
     notify
-        Whether people should hear of it: not while it is acknowledged.
+        Whether people should hear of it: not while it is acknowledged or hushed.
     """
 
     row: int
@@ -222,6 +222,21 @@ class Decider:
         if self.rows["state"][row] < State.FIRING:
             raise ValueError("there is no alert to acknowledge")
         self.rows["acknowledged_until"][row] = until
+
+    def hush(self, row: int) -> None:
+        """Tell nobody about a series' alert that fires, to the end of its life."""
+        self.rows["acknowledged_until"][row] = self._past_its_life[row]
+
+    @property
+    def told(self) -> BoolArray:
+        """Which series have an alert that fires and was not hushed, (n,)."""
+        hushed = self.rows["acknowledged_until"] == self._past_its_life
+        return np.asarray((self.rows["state"] >= State.FIRING) & ~hushed)
+
+    @property
+    def _past_its_life(self) -> IntArray:
+        found: IntArray = self.rows["fired_at"] + self.policy.accept_points + 1
+        return found
 
     def encode(self) -> bytes:
         """Bytes of which ``decode`` makes the same."""

@@ -34,6 +34,8 @@ class Metric:
         What of the sum above the line is one, beside money.
     dimensions
         By which it can be cut.
+    kin
+        Metrics that move with it when one thing happens: fewer orders are less revenue.
     """
 
     label: str
@@ -45,6 +47,7 @@ class Metric:
     money: bool = False
     above_unit: float = 1.0
     dimensions: tuple[str, ...] = ("channel", "value_tier", "source_code")
+    kin: tuple[MetricName, ...] = ()
 
     @property
     def of_equity(self) -> bool:
@@ -60,13 +63,15 @@ LEAST_PER: Final = 5
 """A ratio of fewer orders or answers than this says nothing: the point is missing."""
 
 METRICS: Final[Mapping[MetricName, Metric]] = {
-    "revenue": Metric("revenue", Model("log"), ("orders",), "money", Column.REVENUE, money=True),
+    "revenue": Metric("revenue", Model("log"), ("orders",), "money", Column.REVENUE, money=True,
+                      kin=("orders", "mean_order_value", "new_customers")),
     "orders": Metric("number of orders", _COUNT, ("orders",), "order",
-                     Column.ORDERS),
+                     Column.ORDERS, kin=("revenue", "new_customers")),
     "mean_order_value": Metric("mean order value", Model("log", noise=0.05), ("orders",), "orders",
-                               Column.REVENUE, Column.ORDERS, money=True),
+                               Column.REVENUE, Column.ORDERS, money=True, kin=("revenue",)),
     "new_customers": Metric("number of new customers", _COUNT, ("orders",),
-                            "order", Column.NEW_CUSTOMERS, dimensions=("channel", "source_code")),
+                            "order", Column.NEW_CUSTOMERS, dimensions=("channel", "source_code"),
+                            kin=("orders", "revenue")),
     "refunds": Metric("refunds", Model("log"), ("orders",), "money", Column.REFUNDS, money=True),
     # Feedback has no channel, and contacts come by another one than the orders they are about.
     "satisfaction": Metric("satisfaction", _SHARE, ("feedback",), "none", Column.SATISFACTION,

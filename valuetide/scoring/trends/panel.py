@@ -4,6 +4,10 @@ Each metric has a watch of its own, since series of one watch share a model. Its
 whole, all others are parts of it: together they are the family whose false alerts are budgeted.
 A series begins with the first bucket in which there is something of it.
 
+What happens once shows in several metrics: with fewer orders there is less revenue. Whichever fires
+first is told of, and its kin, which began about when it did, in the same direction and segment (or
+in a part of it), only goes on record.
+
     pieces of state by name; numbers little endian, m = 42 points that are kept
       elements   JSON, [[dimension, element], ...] in the order in which they were first seen
       panel      <u2 layout version, 1   <u2 0   <u4 points so far   <f8 mean revenue a point, minor
@@ -51,6 +55,8 @@ _MEAN_RATE: Final = 1.0 / 28.0
 _RULES: Final[tuple[Rule, ...]] = ("level", "variance")
 # An hour of the week comes too rarely to be known after the 28 points that do for days.
 _LEARNING_HOURS: Final = 2 * 168
+KIN_POINTS: Final = 7
+"""Points between the beginnings of two changes that may be one: both are estimates."""
 
 Segment = tuple[str, str]
 """Dimension and element, both empty for the whole."""
@@ -117,6 +123,8 @@ class Finding:
         it fired.
     causes
         Segments that explain it, of an alert about the whole that is not near its end.
+    kin
+        Metric by which people have heard of the same change; only of the step that fires.
     """
 
     metric: MetricName
@@ -128,6 +136,7 @@ class Finding:
     stake: float
     run_length: float
     causes: Sequence[Cause]
+    kin: MetricName | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -274,8 +283,10 @@ class Panel:
             group.history[slot, :, _ACTUAL] = np.where(present & ~out, value, np.nan)
             group.history[slot, :, _EXPECTED] = points.expected
             group.history[slot, :, _PER] = per
-            found += [self._explain(group, step, float(worth[step.transition.row]))
-                      for step in steps]  # fmt: skip
+            found += [
+                self._hushed(group, self._explain(group, step, float(worth[step.transition.row])))
+                for step in steps
+            ]
         if equity is not None:
             self._equity = equity
         return found
@@ -407,6 +418,26 @@ class Panel:
             "none": 0.0,
         }[group.metric.worth]
         return np.full(group.at.size, one * a_day)
+
+    def _hushed(self, group: _Group, found: Finding) -> Finding:
+        """The same, not to be told of where people have heard of it by another metric."""
+        step = found.transition
+        if found.rule != "level" or step.reason != "fired":
+            return found
+        for name in group.metric.kin:
+            other = self._groups.get(name)
+            if other is not None and self._tells(other, found.segment, step):
+                group.watch.level.hush(step.row)
+                return replace(found, transition=replace(step, notify=False), kin=name)
+        return found
+
+    def _tells(self, group: _Group, segment: Segment, step: Transition) -> bool:
+        """Whether a metric has told of a like change of a segment or of the whole."""
+        level = group.watch.level
+        same = np.isin(group.at, [self._elements[segment], self._elements[WHOLE, WHOLE]])
+        same &= level.told & (level.rows["direction"] == step.direction)
+        same &= np.abs(level.rows["since"] - step.since) <= KIN_POINTS
+        return bool(same.any())
 
     def _explain(self, group: _Group, step: Step, worth: float) -> Finding:
         row, since = step.transition.row, step.transition.since

@@ -80,6 +80,33 @@ def test_a_fall_of_revenue_says_how_much_since_when_and_who() -> None:
     assert orders.stake == pytest.approx(42 * mean, rel=0.35)
 
 
+def test_what_happens_once_is_told_once_to_its_end() -> None:
+    panel, shop = Panel(PLAN), Shop(1)
+    run(panel, shop, range(90))
+    found = [one for _, one in run(panel, shop, range(90, 105), orders={"app": 0.3})]
+    panel = Panel(PLAN, panel.encode())
+    found += [one for _, one in run(panel, shop, range(105, 150), orders={"app": 0.3})]
+    whole = [one for one in found if one.segment == WHOLE and one.rule == "level"]
+    steps = {(one.metric, one.transition.reason): one for one in whole}
+    first, second = steps["revenue", "fired"], steps["orders", "fired"]
+    assert (first.transition.notify, first.kin) == (True, None)
+    assert (second.transition.notify, second.kin) == (False, "revenue")
+    assert steps["revenue", "accepted"].transition.notify
+    assert not steps["orders", "accepted"].transition.notify
+
+
+def test_another_change_of_a_kindred_metric_is_told() -> None:
+    panel, shop = Panel(PLAN), Shop(1)
+    run(panel, shop, range(90))
+    found = run(panel, shop, range(90, 105), orders={"app": 0.3})
+    dear = dict.fromkeys(CHANNELS, 0.6)
+    found += run(panel, shop, range(105, 115), orders={"app": 0.3}, value=dear)
+    assert any(one.metric == "revenue" and one.transition.direction < 0 for _, one in found)
+    (value,) = [one for one in of_level(found, "mean_order_value") if one.segment == WHOLE]
+    assert abs(value.transition.since - START - 105) <= 2
+    assert value.transition.notify
+
+
 def test_a_fall_to_nothing_is_explained_by_numbers() -> None:
     panel, shop = Panel(PLAN), Shop(1)
     run(panel, shop, range(90))
