@@ -2,7 +2,7 @@
 
 import click
 
-from valuetide.streams.cli.common import run, worker_loop
+from valuetide.streams.cli.common import run, spare_loaded_code, worker_loop
 
 
 @click.command()
@@ -36,4 +36,5 @@ def worker(http_port: int | None) -> None:
         process.stop_on_signals()
         await process.run()
 
+    spare_loaded_code()
     run(work(), worker_loop)
