@@ -25,7 +25,7 @@ from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
 from valuetide.scoring.lifetime.expansion import Expansion
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
-from valuetide.scoring.lifetime.moved import PARTS, moved_by
+from valuetide.scoring.lifetime.moved import PARTS, between, moved_by
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.purchases import p_alive
@@ -37,6 +37,7 @@ from valuetide.scoring.lifetime.value import (
     clv,
     histories,
     potential,
+    potential_beside,
     yield_rate,
 )
 from valuetide.scoring.signals import SIGNALS
@@ -245,8 +246,17 @@ class ShardModel:
         rates = knowledge.rates
         facts = self._facts(basis_of(value)[:, buyers], signals[buyers], rates, totals, now_ms)
         intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
-        found = potential(knowledge.parameters, facts, self._terms, intervals)
         factor = self._factor(knowledge)
+        known = np.flatnonzero(~np.isnan(past.clv[buyers]))
+        steps = None
+        if known.size:
+            who = buyers[known]
+            then = self._facts(
+                past.basis[:, who], past.signals[who], rates, totals, past.scored_at[who]
+            )
+            before, now = self._minor(then, factor), self._minor(facts[known], factor)
+            steps = between(before, now)
+        found, values = potential_beside(knowledge.parameters, facts, steps, self._terms, intervals)
         if factor != 1.0:
             orders, value_ahead = found.expected_orders * factor, found.clv * factor
             found = replace(found, expected_orders=orders, clv=value_ahead)
@@ -255,20 +265,11 @@ class ShardModel:
         # A first score moved by the order that it is for, and by nothing else.
         moved = np.zeros((len(PARTS), buyers.size))
         moved[PARTS.index("orders")] = worth
-        known = np.flatnonzero(~np.isnan(past.clv[buyers]))
         if known.size:
-            who = buyers[known]
-            before = self._facts(
-                past.basis[:, who], past.signals[who], rates, totals, past.scored_at[who]
-            )
             parts = moved_by(
-                self._minor(before, factor),
-                past.clv[who],
-                self._minor(facts[known], factor),
-                worth[known],
-                knowledge.parameters,
-                self._terms,
-            )
+                before, past.clv[who], now, worth[known], knowledge.parameters, self._terms,
+                values[-1],
+            )  # fmt: skip
             moved[:, known] = parts.in_units(worth[known] - past.clv[who])
         return Ahead(self._horizons, buyers, found, worth, moved)
 

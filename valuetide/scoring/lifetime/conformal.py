@@ -26,7 +26,7 @@ Gibbs, Cherian, Candes (2023), Conformal prediction with conditional guarantees,
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -80,17 +80,10 @@ class Conformal:
         self.lower: FloatArray = np.zeros(len(_LOWER_KNOTS))
 
     def interval(self, predicted: Predictive) -> tuple[FloatArray, FloatArray]:
-        """Lower and upper ends, currency units, of any shape."""
-        shut, open_below, low, high, _ = self._model_ends(predicted)
-        low -= np.interp(predicted.none, self._lower_knots, self.lower)
-        high += np.interp(predicted.none, self._upper_knots, self.upper)
-        bottom = np.exp(predicted.log_median + predicted.log_sd * low)
-        # Ends may be moved inwards, but not past each other.
-        top = np.exp(
-            predicted.log_median
-            + predicted.log_sd * np.where(open_below, high, np.maximum(low, high))
-        )
-        return np.where(open_below, 0.0, bottom), np.where(shut, 0.0, top)
+        """Lower and upper ends, currency units, (n,)."""
+        one = Predictive(predicted.none[None], predicted.log_median[None], predicted.log_sd[None])
+        low, high = intervals([self], one)
+        return low[0], high[0]
 
     def update(self, predicted: Predictive, outcome: FloatArray) -> None:
         """Learn from matured outcomes, in their order; cutting them differently changes nothing.
@@ -102,12 +95,12 @@ class Conformal:
         outcome
             What the customers turned out to be worth, (n,); 0 or less is nothing.
         """
-        shut, open_below, low, high, miss = self._model_ends(predicted)
+        shut, open_below, low, high, miss = _model_ends(self.level, predicted)
         paid = outcome > 0.0
         spreads = (np.log(np.where(paid, outcome, 1.0)) - predicted.log_median) / predicted.log_sd
         spreads = np.where(paid, spreads, -np.inf)
-        up_at, up_weight = _hat(predicted.none, self._upper_knots)
-        low_at, low_weight = _hat(predicted.none, self._lower_knots)
+        up_at, up_weight = _hat(predicted.none, self.upper_knots)
+        low_at, low_weight = _hat(predicted.none, self.lower_knots)
         tail = (1.0 - self.level) / 2.0
         # Who is predicted to buy nothing takes its turn, but moves nothing.
         moving = np.flatnonzero(~shut)
@@ -161,31 +154,51 @@ class Conformal:
         return state
 
     @property
-    def _upper_knots(self) -> FloatArray:
+    def upper_knots(self) -> FloatArray:
+        """Probabilities of nothing at which the upper end's shifts are kept."""
         return self.level * np.array(_UPPER_KNOTS)
 
     @property
-    def _lower_knots(self) -> FloatArray:
+    def lower_knots(self) -> FloatArray:
+        """The same of the lower end."""
         return (1.0 - self.level) / 2.0 * np.array(_LOWER_KNOTS)
 
-    def _model_ends(
-        self, predicted: Predictive
-    ) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
-        """The model's own interval, ends in spreads around the median of those who buy.
 
-        Returns
-        -------
-        Whether it is [0, 0], whether it begins at 0, its ends, and the chance to lie above it.
-        """
-        none, some = predicted.none, 1.0 - predicted.none
-        tail = (1.0 - self.level) / 2.0
-        # The middle while the tail below is more than nothing; from nothing upwards otherwise, with
-        # a top that goes from one rule to the other without a jump.
-        top = np.minimum(1.0 - tail, np.maximum(self.level, 1.0 - none))
-        shut, open_below = none >= self.level, none >= tail
-        low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
-        high = ndtri(np.where(shut, 0.5, (top - none) / some))
-        return shut, open_below, low, high, 1.0 - top
+def intervals(
+    horizons: Sequence[Conformal], predicted: Predictive
+) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper ends, currency units, (h, n), of predictions for some horizons, (h, n)."""
+    levels = np.array([[one.level] for one in horizons])
+    shut, open_below, low, high, _ = _model_ends(levels, predicted)
+    for nth, one in enumerate(horizons):
+        low[nth] -= np.interp(predicted.none[nth], one.lower_knots, one.lower)
+        high[nth] += np.interp(predicted.none[nth], one.upper_knots, one.upper)
+    # Ends may be moved inwards, but not past each other.
+    high = np.where(open_below, high, np.maximum(low, high))
+    bottom, top = (np.exp(predicted.log_median + predicted.log_sd * end) for end in (low, high))
+    bottom[open_below] = 0.0
+    top[shut] = 0.0
+    return bottom, top
+
+
+def _model_ends(
+    level: float | FloatArray, predicted: Predictive
+) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
+    """The model's own interval, ends in spreads around the median of those who buy.
+
+    Returns
+    -------
+    Whether it is [0, 0], whether it begins at 0, its ends, and the chance to lie above it.
+    """
+    none, some = predicted.none, 1.0 - predicted.none
+    tail = (1.0 - level) / 2.0
+    # The middle while the tail below is more than nothing; from nothing upwards otherwise, with
+    # a top that goes from one rule to the other without a jump.
+    top = np.minimum(1.0 - tail, np.maximum(level, 1.0 - none))
+    shut, open_below = none >= level, none >= tail
+    low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
+    high = ndtri(np.where(shut, 0.5, (top - none) / some))
+    return shut, open_below, low, high, 1.0 - top
 
 
 def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:

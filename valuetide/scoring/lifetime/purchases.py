@@ -78,7 +78,7 @@ def p_alive(model: Purchases, seen: Histories, gained: FloatArray | None = None)
     odds = log_odds_of_leaving(model, seen)
     if gained is not None:
         odds += gained
-    np.clip(odds, -700.0, 700.0, out=odds)
+    np.minimum(odds, 700.0, out=odds)
     alive: FloatArray = 1.0 / (1.0 + np.exp(odds))
     return alive
 
@@ -220,7 +220,7 @@ class Future:
 
 
 def future(
-    model: Purchases, seen: Histories, horizons: FloatArray, *, with_pairs: bool = True
+    model: Purchases, seen: Histories, horizons: FloatArray, *, pairs_of: int | None = None
 ) -> Future:
     """What customers will buy until each horizon, if they are alive now.
 
@@ -228,8 +228,8 @@ def future(
     ----------
     horizons
         Weeks from now, (h,), 0 or more.
-    with_pairs
-        Without it ``none`` and ``pairs`` are left empty, (0, n).
+    pairs_of
+        ``none`` and ``pairs`` are those of the first so many customers; without it of all.
 
     Notes
     -----
@@ -246,41 +246,38 @@ def future(
     expectations before they are averaged; Batislam et al. (2007) for what is averaged over.
     """
     size = seen.x.size
-    most = float(((model.r + seen.x) / (model.alpha + seen.age)).max(initial=0.0)) * horizons.max()
+    with_pairs = size if pairs_of is None else pairs_of
+    shape, ages = model.r + seen.x, model.alpha + seen.age
+    most = float((shape / ages).max(initial=0.0)) * float(horizons.max())
     rule = chances_to_leave(model.a, model.b, int(seen.x.max(initial=0)), most)
     # Weights depend on x alone, and most customers have one of a few.
-    distinct = np.flatnonzero(np.bincount(seen.x))
-    rows = np.searchsorted(distinct, seen.x)
-    table = rule.weights(distinct)
-    table *= rule.minus_inverse_p
-    mean = np.empty((horizons.size, size))
-    none, pairs = np.empty((2, horizons.size if with_pairs else 0, size))
+    table, rows = rule.rows(seen.x)
+    mean, none, pairs = np.empty((3, horizons.size, size))
     for start in range(0, size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        weights_by_p = np.take(table, rows[part], axis=0)
-        shape, ages = model.r + seen.x[part], model.alpha + seen.age[part]
-        exponent = -shape[:, None]
-        for nth, horizon in enumerate(horizons.tolist()):
-            relative = horizon / ages
-            spread = relative[:, None] * rule.p
-            stay = np.log1p(spread)
-            stay *= exponent
-            gone = np.expm1(stay)
-            # (1 + p t')^-shape - 1; divided by -p it is the orders of customers with chance p.
-            mean[nth, part] = np.einsum("ij,ij->i", gone, weights_by_p)
-            if not with_pairs:
-                continue
-            none[nth, part] = np.exp(-shape * np.log1p(relative))
-            # Of those who are still there at the horizon: p shape t' (1 + p t')^-(shape+1).
-            np.add(gone, 1.0, out=stay)
-            stay *= spread
-            spread += 1.0
-            stay /= spread
-            stay *= shape[:, None]
-            gone += stay
-            gone *= rule.pairs_factor
-            pairs[nth, part] = np.einsum("ij,ij->i", gone, weights_by_p)
-    return Future(none, mean, pairs)
+        weights_by_p = table.take(rows[part], axis=0)
+        weights_by_p *= rule.minus_inverse_p
+        exponent = -shape[part, None]
+        relative = horizons[:, None] / ages[part]
+        spread = relative[:, :, None] * rule.p
+        stay = np.log1p(spread)
+        stay *= exponent
+        gone = np.expm1(stay)
+        # (1 + p t')^-shape - 1; divided by -p it is the orders of customers with chance p.
+        np.einsum("hij,ij->hi", gone, weights_by_p, out=mean[:, part])
+        if start >= with_pairs:
+            continue
+        none[:, part] = np.exp(np.log1p(relative) * exponent[:, 0])
+        # Of those who are still there at the horizon: p shape t' (1 + p t')^-(shape+1).
+        np.add(gone, 1.0, out=stay)
+        stay *= spread
+        spread += 1.0
+        stay /= spread
+        stay *= exponent
+        gone -= stay
+        gone *= rule.pairs_factor
+        np.einsum("hij,ij->hi", gone, weights_by_p, out=pairs[:, part])
+    return Future(none[:, :with_pairs], mean, pairs[:, :with_pairs])
 
 
 def median_wait(model: Purchases, seen: Histories) -> FloatArray:
