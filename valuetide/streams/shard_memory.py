@@ -54,10 +54,11 @@ def settings_mark(settings: Settings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The events of one topic in a batch, and what folding them did."""
+    """The events of one topic in a batch, their customers' rows, and what folding them did."""
 
     role: Role
     decoded: Decoded
+    rows: NDArray[np.intp]
     folded: Folded
 
 
@@ -227,7 +228,8 @@ class ShardMemory:
     def fold(self, role: Role, decoded: Decoded) -> Part:
         """Fold events of a topic, all of whose customers have a row, and count them."""
         index = self._customers.index
-        rows = np.fromiter((index[c] for c in decoded.customer), np.intp, len(decoded.customer))
+        count = len(decoded.customer)
+        rows = np.fromiter(map(index.__getitem__, decoded.customer), np.intp, count)
         folded = fold(self._customers, _batch(role, decoded, rows))
         if len(decoded.at):
             self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
@@ -235,7 +237,7 @@ class ShardMemory:
         self.counters["unmatched"] += folded.unmatched
         scored = dict(zip(TOTALS, self._scored, strict=True))
         self.series.fold(role, decoded, folded, rows, scored)
-        return Part(role, decoded, folded)
+        return Part(role, decoded, rows, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
         """Score the customers whom the parts of a batch changed, for a moment.
@@ -259,9 +261,10 @@ class ShardMemory:
             if part.role == "orders":
                 # Of those alone who have new orders, so that what is learned is the same bytes
                 # whoever else was in the batch.
-                where = np.searchsorted(rows, part.folded.rows)
+                where = rows.searchsorted(part.folded.rows)
                 named = [ids[place] for place in where.tolist()]
-                self._learn(part, named, value.take(where), now_ms)
+                theirs = value if len(parts) == 1 else value.take(where)
+                self._learn(part, named, theirs, now_ms)
             else:
                 self._note_signals(part, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
@@ -334,10 +337,7 @@ class ShardMemory:
     def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
         decoded, folded = part.decoded, part.folded
         placed = np.flatnonzero(folded.accepted & (decoded.kind == KIND_PLACED))
-        index = self._customers.index
-        customers = decoded.customer
-        rows = np.fromiter((index[customers[i]] for i in placed.tolist()), np.intp, len(placed))
-        whose = np.searchsorted(folded.rows, rows)
+        whose = folded.rows.searchsorted(part.rows[placed])
         at, amount = decoded.at[placed], decoded.amount[placed]
         if self._model.learn(ids, value, whose, at, amount, now_ms):
             self._model.expand(self._pool.knowledge.parameters)

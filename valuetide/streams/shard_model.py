@@ -154,7 +154,7 @@ class ShardModel:
         So with such orders, and only with them, a step or a cohort in the middle of a batch sees
         a history that it would not see if the batch ended there.
         """
-        who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
+        who = _hashes(ids)
         today = now_ms // DAY_MS
         learner, before = self.learner, self.learner.sample.members
         days = np.minimum(at // DAY_MS, today)
@@ -207,7 +207,7 @@ class ShardModel:
             The moment; a signal of the future counts as one of today.
         """
         if self.evidence is not None:
-            who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
+            who = _hashes(ids)
             self.evidence.fold_signals(who, kind, np.minimum(at, now_ms) // DAY_MS)
 
     def expect(
@@ -356,6 +356,10 @@ class ShardModel:
             value.revenue / self._scale - first,
             first,
         )
+
+
+def _hashes(ids: Sequence[str]) -> NDArray[np.uint64]:
+    return np.fromiter(map(xxh3_64_intdigest, map(str.encode, ids)), np.uint64, len(ids))
 
 
 def _gained(

@@ -25,6 +25,7 @@ Gibbs and Candes (2021), Adaptive conformal inference under distribution shift, 
 Gibbs, Cherian, Candes (2023), Conformal prediction with conditional guarantees, for the function.
 """
 
+import math
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -115,11 +116,11 @@ class Conformal:
         upper, lower = self.upper.tolist(), self.lower.tolist()
         inside, before = int((shut & ~paid).sum()), self.outcomes + 1
         for nth, from_zero, at, bottom, top, chance, u, uw, k, kw in rows:
-            step = max(_FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT), _LEAST_STEP)
+            step = _FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT)
+            step = step if step > _LEAST_STEP else _LEAST_STEP
             above = at > top + upper[u] * (1.0 - uw) + upper[u + 1] * uw
             below = False
-            move = step * (above - chance)
-            _shift(upper, u, uw, move)
+            _shift(upper, u, uw, step * (above - chance))
             if not from_zero:
                 below = at < bottom - lower[k] * (1.0 - kw) - lower[k + 1] * kw
                 _shift(lower, k, kw, step * (below - tail))
@@ -226,12 +227,16 @@ def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:
 
 def _hat(at: FloatArray, knots: FloatArray) -> tuple[IntArray, FloatArray]:
     """Position of the knot to the left, and the weight of the one to the right."""
-    left = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, knots.size - 2)
-    weight = np.clip((at - knots[left]) / (knots[left + 1] - knots[left]), 0.0, 1.0)
-    return left, weight
+    # The knots between the outer ones part the intervals between knots.
+    left = knots[1:-1].searchsorted(at, side="right")
+    weight = (at - knots[left]) / np.diff(knots)[left]
+    return left, np.minimum(np.maximum(weight, 0.0), 1.0)
 
 
 def _shift(shifts: list[float], left: int, weight: float, by: float) -> None:
     """Move both knots around a place, each by its weight there."""
-    for knot, share in ((left, 1.0 - weight), (left + 1, weight)):
-        shifts[knot] = min(max(shifts[knot] + by * share, -_FARTHEST), _FARTHEST)
+    # Written out, for it is done for each outcome.
+    low = shifts[left] + by * (1.0 - weight)
+    high = shifts[left + 1] + by * weight
+    shifts[left] = low if -_FARTHEST < low < _FARTHEST else math.copysign(_FARTHEST, low)
+    shifts[left + 1] = high if -_FARTHEST < high < _FARTHEST else math.copysign(_FARTHEST, high)

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, lapack
 
 from valuetide.scoring.arrays import FloatArray, IntArray
 from valuetide.scoring.lifetime import purchases, spend
@@ -479,9 +479,11 @@ def _ascend(
     slope = gradient + (mean - at) * precision
     # In units in which the products of gradients are a unit matrix the second derivative would be
     # one as well if the model were right.
-    bends, to_here = eigh(
-        np.diag(precision) - curvature, products + np.diag(precision), check_finite=False
-    )
+    prior = np.diag(precision)
+    # What scipy.linalg.eigh calls; its checks and choices take longer than 4 by 4 numbers do.
+    bends, to_here, failure = lapack.dsygvd(prior - curvature, products + prior)
+    if failure:
+        raise LinAlgError(f"dsygvd: {failure}, gradients {products}, curvature {curvature}")
     step: FloatArray = to_here @ (to_here.T @ slope / np.maximum(np.abs(bends), _LEAST_BEND))
     longest = float(np.abs(step).max())
     if longest > _LONGEST_STEP:

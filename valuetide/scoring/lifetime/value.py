@@ -130,7 +130,7 @@ class Potential:
     clv
         Discounted expected value until each horizon, (h, n), currency units.
     low, high
-        Interval of the value that will be realised, (h, n).
+        Interval of the value that will be realised, (h, n); (0, n) if it was not asked for.
     median_wait_weeks
         Median time to the next order, if there is one.
     predictive
@@ -186,7 +186,7 @@ def potential(
     terms
         Horizons and discount.
     corrections
-        What was learned about the intervals of each horizon.
+        What was learned about the intervals of each horizon; none: intervals are not asked for.
 
     Notes
     -----
@@ -419,6 +419,8 @@ def _intervals(
     predictive: Predictive, clv: FloatArray, corrections: Sequence[Conformal]
 ) -> tuple[FloatArray, FloatArray]:
     """Intervals of each horizon; that of a customer who costs more than they bring is negative."""
+    if not corrections:
+        return np.empty((0, clv.shape[1])), np.empty((0, clv.shape[1]))
     low, high = intervals(corrections, predictive)
     loss = clv < 0.0
     if loss.any():
