@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import ranked_fields
 from valuetide.schemas.topics import INPUTS
-from valuetide.scoring.arrays import grown
+from valuetide.scoring.arrays import grown, true_at
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
@@ -336,7 +336,7 @@ class ShardMemory:
 
     def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
         decoded, folded = part.decoded, part.folded
-        placed = np.flatnonzero(folded.accepted & (decoded.kind == KIND_PLACED))
+        placed = true_at(folded.accepted & (decoded.kind == KIND_PLACED))
         whose = folded.rows.searchsorted(part.rows[placed])
         at, amount = decoded.at[placed], decoded.amount[placed]
         if self._model.learn(ids, value, whose, at, amount, now_ms):
@@ -347,7 +347,7 @@ class ShardMemory:
         if self._model.evidence is None:
             return
         decoded = part.decoded
-        said = np.flatnonzero(part.folded.accepted & (decoded.signal != NO_SIGNAL))
+        said = true_at(part.folded.accepted & (decoded.signal != NO_SIGNAL))
         ids = [decoded.customer[i] for i in said.tolist()]
         self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
 
@@ -411,7 +411,7 @@ class ShardMemory:
             # The floor is that of the last commit that has answered. It falls only when a ranked
             # customer does; what is missed then lies far below the places that are shown.
             floor = self.floors.get(name, -np.inf)
-            offered = np.flatnonzero((ranks[i] > floor) | (before[i] >= floor))
+            offered = true_at((ranks[i] > floor) | (before[i] >= floor))
             top[name] = [(float(ranks[i, k]), ids[rows[k]]) for k in offered.tolist()]
         return top
 

@@ -33,7 +33,7 @@ from typing import Final
 import numpy as np
 from scipy.special import ndtri
 
-from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
+from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray, true_at
 from valuetide.scoring.lifetime.predictive import Predictive
 
 LAYOUT: Final = 1
@@ -104,7 +104,7 @@ class Conformal:
         low_at, low_weight = _hat(predicted.none, self.lower_knots)
         tail = (1.0 - self.level) / 2.0
         # Who is predicted to buy nothing takes its turn, but moves nothing.
-        moving = np.flatnonzero(~shut)
+        moving = true_at(~shut)
         rows = zip(
             moving.tolist(), *(
                 column[moving].tolist()

@@ -29,7 +29,7 @@ from typing import Final
 import numpy as np
 from scipy.linalg import LinAlgError, lapack
 
-from valuetide.scoring.arrays import FloatArray, IntArray
+from valuetide.scoring.arrays import FloatArray, IntArray, group_sizes, group_starts, true_at
 from valuetide.scoring.lifetime import purchases, spend
 from valuetide.scoring.lifetime.expansion import Expansion, Quadratic, joint_maximum
 from valuetide.scoring.lifetime.parameters import (
@@ -214,7 +214,7 @@ class Learner:
             return
         x = members["x"].astype(np.int64)
         seen, count = _grouped(x, members["first_day"], members["last_day"], day)
-        paid = np.flatnonzero((x > 0) & (members["spent"] > 0.0))
+        paid = true_at((x > 0) & (members["spent"] > 0.0))
         bought, spent = x[paid], members["spent"][paid]
         # Until somebody buys twice the first baskets say what an order is worth.
         first = members["first_spend"]
@@ -444,8 +444,10 @@ def _grouped(
     x: IntArray, first_day: IntArray, last_day: IntArray, day: int
 ) -> tuple[purchases.Histories, FloatArray]:
     """Histories as of a day, and how many customers have each: many bought once, on one day."""
-    again, once = np.flatnonzero(x > 0), np.flatnonzero(x == 0)
-    days, count = np.unique(first_day[once], return_counts=True)
+    again, once = true_at(x > 0), true_at(x == 0)
+    days = np.sort(first_day[once])
+    starts = group_starts(days)
+    days, count = days[starts], group_sizes(starts, days.size)
     first = np.concatenate([first_day[again], days])
     t_x = np.concatenate([(last_day[again] - first_day[again]) / 7.0, np.zeros(days.size)])
     seen = purchases.Histories(

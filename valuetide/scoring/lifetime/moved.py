@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import FloatArray
+from valuetide.scoring.arrays import FloatArray, true_at
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.purchases import Histories
 from valuetide.scoring.lifetime.value import Facts, Terms, clv
@@ -116,7 +116,7 @@ def moved_by(
     ratio = np.where(known, before.yield_rate, 0.0) / np.where(known, now.yield_rate, 1.0)
     after_orders = value_now * ratio
     if not known.all():
-        gone = np.flatnonzero(~known)
+        gone = true_at(~known)
         of_now = now[gone]
         old_yield = Facts(of_now.seen, of_now.spent, before.yield_rate[gone], of_now.gained)
         after_orders[gone] = clv(parameters, old_yield, terms)[-1]

@@ -6,6 +6,7 @@ number of repeat purchases, t_x, the time of the last of them, and T, the time u
 the first purchase and in weeks.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -157,14 +158,11 @@ def slope_and_curvature(
     curve[1, 1] += float(count @ (shape * squares)) - r * customers
     curve[2, 2] += a * a * by_ab - float(gone.sum())
     curve[3, 3] += b * b * by_b + float(gone @ (part * part))
-    for (row, column), cross in {
-        (0, 1): r * (customers - float(count @ inverse)),
-        (2, 3): a * b * by_ab,
-    }.items():
-        curve[row, column] += cross
-        curve[column, row] += cross
+    for row, cross in ((0, r * (customers - float(count @ inverse))), (2, a * b * by_ab)):
+        curve[row, row + 1] += cross
+        curve[row + 1, row] += cross
     # d2/d(ln t)2 = t2 d2/dt2 + t d/dt.
-    curve[np.diag_indices(4)] += slope @ count
+    curve.ravel()[::5] += slope @ count
     return slope, curve
 
 
@@ -184,20 +182,19 @@ def _gamma_terms(model: Purchases, highest_x: int) -> tuple[FloatArray, FloatArr
     r, alpha, a, b = model.r, model.alpha, model.a, model.b
     x = np.arange(highest_x + 1.0)
     by_r, by_ab, by_b = inverses = 1.0 / (np.array([[r], [a + b], [b]]) + x)
-    squares = np.cumsum(inverses * inverses, axis=1)
-    rates = np.cumsum(by_r)
-    both = np.cumsum(by_ab)
-    once = [
-        r * (rates - by_r + np.log(alpha)),
-        -a * both,
-        # Term by term: the sums are nearly the same where a is small.
-        b * np.cumsum(a * by_ab * by_b),
-        b * by_b,
-        r + x,
-        np.log(a * by_b),
-    ]
-    twice = [by_r * by_r - squares[0], squares[1], squares[1] - squares[2]]
-    return np.stack(once), np.stack(twice)
+    squares = inverses * inverses
+    twice = squares.cumsum(axis=1)
+    once = np.empty((6, x.size))
+    once[0] = r * (by_r.cumsum() - by_r + math.log(alpha))
+    once[1] = -a * by_ab.cumsum()
+    # Term by term: the sums are nearly the same where a is small.
+    once[2] = b * (a * by_ab * by_b).cumsum()
+    once[3] = b * by_b
+    once[4] = r + x
+    once[5] = np.log(a * by_b)
+    twice[0] = squares[0] - twice[0]
+    twice[2] = twice[1] - twice[2]
+    return once, twice
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from scipy.special import betaln
 
-from valuetide.scoring.arrays import FloatArray, IntArray
+from valuetide.scoring.arrays import FloatArray, IntArray, true_at
 
 # exp(-_TAIL) of the mass may be cut off on each side.
 _TAIL: Final = 15.0
@@ -24,17 +24,16 @@ _STEP: Final = 0.65
 # slowly for a small a: there nodes spread out doubly exponentially, in u.
 _FLAT: Final = 3.0
 # Rules are made for x up to one less than a power of two, this one at least; weights of x below
-# the second number are kept with them, some 100 kB.
+# the second number are kept with them, some 20 kB.
 _LEAST_X: Final = 16
-_COMMON: Final = 256
+_COMMON: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Nodes p, (j,), and what the weights are made of; not to be changed, it is kept for others.
 
-    ``table`` are the weights of x = 0, 1, .. up to the highest x that the rule is for, but no
-    further than what is common.
+    ``table`` are the weights of x = 0, 1, .. up to what is common.
     """
 
     p: FloatArray
@@ -52,10 +51,12 @@ class Rule:
 
     def rows(self, x: IntArray) -> tuple[FloatArray, IntArray]:
         """Weights that all of some customers need, (m, j), and which of the rows is whose, (n,)."""
-        if int(x.max(initial=0)) < len(self.table):
+        rare = true_at(x >= len(self.table))
+        if not rare.size:
             return self.table, x
-        distinct, rows = np.unique(x, return_inverse=True)
-        return self.weights(distinct), rows
+        rows = x.copy()
+        rows[rare] = np.arange(len(self.table), len(self.table) + rare.size)
+        return np.concatenate([self.table, self.weights(x[rare])]), rows
 
 
 def _weights(

@@ -26,6 +26,7 @@ from valuetide.scoring.arrays import (
     IntArray,
     group_sizes,
     group_starts,
+    true_at,
 )
 
 SIZE: Final = 4096
@@ -42,6 +43,13 @@ _BYTES: Final = np.dtype((np.void, MEMBER.itemsize))
 # Of a batch's heavy buyers only few have a tenth order: one by one costs less than in columns.
 _FEW: Final = 16
 _ALL: Final = (1 << 64) - 1
+# Of splitmix64 (Steele, Lea, Flood 2014).
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MIXING: Final = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT: Final = np.uint64(31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +135,12 @@ class Sample:
 
     def keys(self, who: IdArray) -> IdArray:
         """Keys of customers: splitmix64 of the hash and the seed."""
-        golden = 0x9E3779B97F4A7C15
-        key = who + np.uint64((golden * (self.seed + 1)) & _ALL)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: IdArray = key ^ (key >> np.uint64(31))
-        return mixed
+        key: IdArray = who + np.uint64((_GOLDEN * (self.seed + 1)) & _ALL)
+        for shift, factor in _MIXING:
+            key ^= key >> shift
+            key *= factor
+        key ^= key >> _LAST_SHIFT
+        return key
 
     def may_hold(self, who: IdArray) -> BoolArray:
         """Which customers are members or would become ones."""
@@ -148,7 +156,7 @@ class Sample:
         lie between is not remembered; ``correct`` puts it right.
         """
         keys = self.keys(orders.who)
-        eligible = np.flatnonzero(keys < np.uint64(self.threshold))
+        eligible = true_at(keys < np.uint64(self.threshold))
         if not eligible.size:
             return
         # By customer, each one's orders as they came.
@@ -161,10 +169,10 @@ class Sample:
         keys = keys[starts]
         slots, held = self._find(keys)
         if not held.all():
-            new = np.flatnonzero(~held)
+            new = true_at(~held)
             self._admit(keys[new], day[starts[new]])
             slots, held = self._find(keys)
-        left = np.flatnonzero(held)
+        left = true_at(held)
         for turn in range(int(counts.max())):
             # The next order of each of those who have one more.
             if turn:
@@ -207,7 +215,7 @@ class Sample:
         keys = self.keys(exact.who)
         slots, held = self._find(keys)
         wrong: BoolArray = held != (exact.order_days > 0)
-        members = np.flatnonzero(held)
+        members = true_at(held)
         if members.size:
             m, states = np.take(self.members, slots[members]), exact[members]
             same = m["x"] == np.maximum(states.order_days - 1, 0)

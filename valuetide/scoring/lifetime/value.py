@@ -20,7 +20,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
+from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray, true_at
 from valuetide.scoring.lifetime import purchases, spend
 from valuetide.scoring.lifetime.conformal import Conformal, intervals
 from valuetide.scoring.lifetime.parameters import Parameters, Purchases
@@ -296,7 +296,7 @@ def _twins(seen: purchases.Histories, first: int) -> tuple[purchases.Histories, 
     fresh = np.empty(x.size, np.bool_)
     fresh[:1] = True
     fresh[1:] = (x[1:] != x[:-1]) | (age[1:] != age[:-1])
-    starts = np.flatnonzero(fresh)
+    starts = true_at(fresh)
     group: IntArray = np.cumsum(fresh) - 1
     distinct = starts.size
     if 0 < first < x.size:
