@@ -33,7 +33,7 @@ from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
+from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of, hashes
 from valuetide.streams.shard_series import ShardSeries
 from valuetide.streams.store import AlertStep, Commit, ShardRecord
 
@@ -164,6 +164,8 @@ class ShardMemory:
         self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
         self._basis: NDArray[np.int64] = np.zeros((len(BASIS), 0), np.int64)
         self._signals: NDArray[np.void] = np.zeros(0, SIGNALS)
+        # What the model knows them by.
+        self._who: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._ranks: NDArray[np.float64] = np.zeros((len(self._ranked), 0), np.float64)
 
     def unknown(self, customers: Sequence[str]) -> list[str]:
@@ -187,6 +189,7 @@ class ShardMemory:
             ) from error
         self.counters["total:customers"] += states.count(None)
         self._reserve(len(self._customers))
+        self._who[rows] = hashes(ids)
         for column, blank in zip(self._columns, self._blank, strict=True):
             column[..., rows] = blank
         known = rows[[state is not None for state in states]]
@@ -223,6 +226,7 @@ class ShardMemory:
             self._scored = _wider(self._scored, capacity)
             self._basis = _wider(self._basis, capacity)
             self._signals = _wider(self._signals, capacity)
+            self._who = _wider(self._who, capacity)
             self._ranks = _wider(self._ranks, capacity)
 
     def fold(self, role: Role, decoded: Decoded) -> Part:
@@ -261,10 +265,7 @@ class ShardMemory:
             if part.role == "orders":
                 # Of those alone who have new orders, so that what is learned is the same bytes
                 # whoever else was in the batch.
-                where = rows.searchsorted(part.folded.rows)
-                named = [ids[place] for place in where.tolist()]
-                theirs = value if len(parts) == 1 else value.take(where)
-                self._learn(part, named, theirs, now_ms)
+                self._learn(part, value, rows.searchsorted(part.folded.rows), now_ms)
             else:
                 self._note_signals(part, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
@@ -334,12 +335,13 @@ class ShardMemory:
         fields = score_rows(value, ahead, percentile, now_ms, digits)
         return Scored(ids, rows, fields, top, alerts)
 
-    def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
+    def _learn(self, part: Part, value: CurrentValue, which: NDArray[np.intp], now_ms: int) -> None:
         decoded, folded = part.decoded, part.folded
         placed = true_at(folded.accepted & (decoded.kind == KIND_PLACED))
         whose = folded.rows.searchsorted(part.rows[placed])
         at, amount = decoded.at[placed], decoded.amount[placed]
-        if self._model.learn(ids, value, whose, at, amount, now_ms):
+        who = self._who[folded.rows]
+        if self._model.learn(who, value, which, whose, at, amount, now_ms):
             self._model.expand(self._pool.knowledge.parameters)
             self.join_pool()
 
@@ -348,8 +350,8 @@ class ShardMemory:
             return
         decoded = part.decoded
         said = true_at(part.folded.accepted & (decoded.signal != NO_SIGNAL))
-        ids = [decoded.customer[i] for i in said.tolist()]
-        self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
+        who = self._who[part.rows[said]]
+        self._model.note_signals(who, decoded.signal[said], decoded.at[said], now_ms)
 
     def count(self, role: Role, counts: dict[str, int]) -> None:
         """Add to the counters of a role, by outcome."""
