@@ -38,7 +38,7 @@ WATCHED: dict[str, tuple[Any, str]] = {
     "learn: steps": (Learner, "settle"),
     "learn: grading": (Grading, "_turn"),
     "score": (ShardModel, "expect"),
-    "score: model": (shard_model, "potential"),
+    "score: model": (shard_model, "potential_beside"),
     "score: moved_by": (shard_model, "moved_by"),
     "ranks": (Ranks, "move"),
     "percentile": (Percentiles, "of"),

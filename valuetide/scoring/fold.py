@@ -23,6 +23,7 @@ from valuetide.scoring.arrays import (
     group_sizes,
     group_starts,
     sorting,
+    true_at,
 )
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.ledger import (
@@ -189,7 +190,7 @@ def _accept(customers: Customers, row: NDArray[np.intp], event: IdArray) -> _Acc
         order = np.lexsort((event, row))
         same = (event[order[1:]] == event[order[:-1]]) & (row[order[1:]] == row[order[:-1]])
         mask[order[1:][same]] = False
-    picked = np.flatnonzero(mask)
+    picked = true_at(mask)
     picked = picked[sorting(row[picked], len(customers).bit_length())]
     owner = row[picked]
     starts = group_starts(owner)
@@ -286,10 +287,10 @@ def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, I
         by_key = np.lexsort((entries[ORDER], owner))
         changed = np.diff(owner[by_key], prepend=-1) != 0
         changed |= np.diff(entries[ORDER, by_key], prepend=-1) != 0
-        starts = np.flatnonzero(changed)
+        starts = true_at(changed)
     placed = (entries[FLAGS] & PLACED) != 0
     if starts.size == owner.size:
-        return entries.take(by_key, axis=1), owner[by_key], np.flatnonzero(placed)
+        return entries.take(by_key, axis=1), owner[by_key], true_at(placed)
     earliest = np.minimum.reduceat(
         np.where(placed, np.arange(owner.size), owner.size)[by_key], starts
     )
@@ -297,7 +298,7 @@ def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, I
     firsts = by_key[starts]
     merged = entries.take(firsts, axis=1)
     sizes = group_sizes(starts, owner.size)
-    several = np.flatnonzero(sizes > 1)
+    several = true_at(sizes > 1)
     group = entries.take(by_key[np.repeat(sizes > 1, sizes)], axis=1)
     merged[:, several] = _join(group, merged[ORDER, several], sizes[several])
     return merged, owner[firsts], earliest

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import IntArray, spans
+from valuetide.scoring.arrays import IntArray, spans, true_at
 
 # A customer's newest orders stay open this long in number: a return, a cancellation or a retry of
 # one of them is joined with it, whatever the order they arrive in.
@@ -84,7 +84,7 @@ class Ledger:
         entries, lengths
             Their entries, and how many belong to each row, (m,), at most 16.
         """
-        outgrown = np.flatnonzero(lengths > self._room[rows])
+        outgrown = true_at(lengths > self._room[rows])
         if outgrown.size:
             self._move(rows[outgrown], -(-lengths[outgrown] // BLOCK) * BLOCK)
         self.length[rows] = lengths
@@ -108,7 +108,7 @@ class Ledger:
     def _compact(self, needed: int) -> None:
         """Copy the blocks in use to a new arena that has place for as much again."""
         # In the order they lie in, so that the reads run forward through memory.
-        owners = np.flatnonzero(self._room)
+        owners = true_at(self._room)
         owners = owners[np.argsort(self._start[owners])]
         rooms = self._room[owners]
         blocks = spans(self._start[owners], rooms)

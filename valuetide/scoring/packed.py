@@ -38,7 +38,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import ID_BITS, NO_TIME, BoolArray, IdArray, IntArray
+from valuetide.scoring.arrays import ID_BITS, NO_TIME, BoolArray, IdArray, IntArray, true_at
 from valuetide.scoring.ledger import (
     AMOUNT,
     AT,
@@ -157,7 +157,7 @@ def encode(state: State) -> list[bytes]:
     words[at + _ORDER_AT] = entries[ORDER]
     words[at + _AT_AT] = entries[AT]
     words[at + _AMOUNT_AT] = entries[AMOUNT]
-    costs, refunds = np.flatnonzero(has_cost), np.flatnonzero(has_refund)
+    costs, refunds = true_at(has_cost), true_at(has_refund)
     words[at[costs] + _REST_AT] = entries[COST, costs]
     refund_at = at[refunds] + _REST_AT + _ID_BYTES * has_cost[refunds]
     words[refund_at] = entries[REFUNDED, refunds]
@@ -258,7 +258,7 @@ def _entries(
     at = at.copy()
     found: list[IntArray] = []
     for nth in range(int(n_open.max(initial=0))):
-        who = np.flatnonzero(n_open > nth)
+        who = true_at(n_open > nth)
         here = at[who]
         short = np.zeros(at.size, np.bool_)
         short[who] = here >= ends[who]

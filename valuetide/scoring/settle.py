@@ -19,6 +19,7 @@ from valuetide.scoring.arrays import (
     IntArray,
     group_sizes,
     group_starts,
+    true_at,
 )
 from valuetide.scoring.decay import forward_weight
 from valuetide.scoring.ledger import (
@@ -55,7 +56,7 @@ def overflow(entries: IntArray, owner: IntArray, lengths: IntArray) -> IntArray:
     lengths
         Number of entries of each customer, (m,).
     """
-    candidates = np.flatnonzero((lengths > OPEN_ORDERS)[owner])
+    candidates = true_at((lengths > OPEN_ORDERS)[owner])
     if not candidates.size:
         return candidates
     at, whose = entries[AT, candidates], owner[candidates]

@@ -20,7 +20,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import IntArray, group_sizes, group_starts
+from valuetide.scoring.arrays import IntArray, group_sizes, group_starts, true_at
 
 KINDS: Final = ("engagement", "contact", "blame", "praise")
 """Kinds of signals: the customer came by; turned to us with a problem; rated us badly; well."""
@@ -67,7 +67,7 @@ def note_signals(
     """
     day = _day(day)
     since = signals["since"][row].astype(np.int64)
-    use = np.flatnonzero((since > 0) & (day > since) & (kind < len(KINDS)))
+    use = true_at((since > 0) & (day > since) & (kind < len(KINDS)))
     if not use.size:
         return
     group = row[use] * len(KINDS) + kind[use]
@@ -104,7 +104,7 @@ def note_orders(signals: NDArray[np.void], row: IntArray, day: IntArray) -> None
     11
     """
     day = _day(day)
-    newer = np.flatnonzero(day > signals["since"][row])
+    newer = true_at(day > signals["since"][row])
     if not newer.size:
         return
     newer = newer[np.argsort(row[newer], kind="stable")]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from valuetide.schemas.errors import FaultError
 from valuetide.schemas.score import ranked_fields
 from valuetide.schemas.topics import INPUTS
-from valuetide.scoring.arrays import grown
+from valuetide.scoring.arrays import grown, true_at
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
 from valuetide.scoring.decay import LANDMARK_MS
@@ -33,7 +33,7 @@ from valuetide.streams.decode import Decoded, Role
 from valuetide.streams.pool import Pool
 from valuetide.streams.records import TOTALS, month_sums, rank_values, score_rows, stored_rows
 from valuetide.streams.settings import Settings
-from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of
+from valuetide.streams.shard_model import BASIS, Past, ShardModel, basis_of, hashes
 from valuetide.streams.shard_series import ShardSeries
 from valuetide.streams.store import AlertStep, Commit, ShardRecord
 
@@ -54,10 +54,11 @@ def settings_mark(settings: Settings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The events of one topic in a batch, and what folding them did."""
+    """The events of one topic in a batch, their customers' rows, and what folding them did."""
 
     role: Role
     decoded: Decoded
+    rows: NDArray[np.intp]
     folded: Folded
 
 
@@ -163,6 +164,8 @@ class ShardMemory:
         self._scored: NDArray[np.int64] = np.zeros((len(TOTALS), 0), np.int64)
         self._basis: NDArray[np.int64] = np.zeros((len(BASIS), 0), np.int64)
         self._signals: NDArray[np.void] = np.zeros(0, SIGNALS)
+        # What the model knows them by.
+        self._who: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self._ranks: NDArray[np.float64] = np.zeros((len(self._ranked), 0), np.float64)
 
     def unknown(self, customers: Sequence[str]) -> list[str]:
@@ -186,6 +189,7 @@ class ShardMemory:
             ) from error
         self.counters["total:customers"] += states.count(None)
         self._reserve(len(self._customers))
+        self._who[rows] = hashes(ids)
         for column, blank in zip(self._columns, self._blank, strict=True):
             column[..., rows] = blank
         known = rows[[state is not None for state in states]]
@@ -222,12 +226,14 @@ class ShardMemory:
             self._scored = _wider(self._scored, capacity)
             self._basis = _wider(self._basis, capacity)
             self._signals = _wider(self._signals, capacity)
+            self._who = _wider(self._who, capacity)
             self._ranks = _wider(self._ranks, capacity)
 
     def fold(self, role: Role, decoded: Decoded) -> Part:
         """Fold events of a topic, all of whose customers have a row, and count them."""
         index = self._customers.index
-        rows = np.fromiter((index[c] for c in decoded.customer), np.intp, len(decoded.customer))
+        count = len(decoded.customer)
+        rows = np.fromiter(map(index.__getitem__, decoded.customer), np.intp, count)
         folded = fold(self._customers, _batch(role, decoded, rows))
         if len(decoded.at):
             self.max_event_at = max(self.max_event_at, int(decoded.at.max()))
@@ -235,7 +241,7 @@ class ShardMemory:
         self.counters["unmatched"] += folded.unmatched
         scored = dict(zip(TOTALS, self._scored, strict=True))
         self.series.fold(role, decoded, folded, rows, scored)
-        return Part(role, decoded, folded)
+        return Part(role, decoded, rows, folded)
 
     def score(self, parts: Sequence[Part], now_ms: int) -> Scored:
         """Score the customers whom the parts of a batch changed, for a moment.
@@ -259,9 +265,7 @@ class ShardMemory:
             if part.role == "orders":
                 # Of those alone who have new orders, so that what is learned is the same bytes
                 # whoever else was in the batch.
-                where = np.searchsorted(rows, part.folded.rows)
-                named = [ids[place] for place in where.tolist()]
-                self._learn(part, named, value.take(where), now_ms)
+                self._learn(part, value, rows.searchsorted(part.folded.rows), now_ms)
             else:
                 self._note_signals(part, now_ms)
         return self._scored_as(ids, rows, value, now_ms)
@@ -331,15 +335,13 @@ class ShardMemory:
         fields = score_rows(value, ahead, percentile, now_ms, digits)
         return Scored(ids, rows, fields, top, alerts)
 
-    def _learn(self, part: Part, ids: list[str], value: CurrentValue, now_ms: int) -> None:
+    def _learn(self, part: Part, value: CurrentValue, which: NDArray[np.intp], now_ms: int) -> None:
         decoded, folded = part.decoded, part.folded
-        placed = np.flatnonzero(folded.accepted & (decoded.kind == KIND_PLACED))
-        index = self._customers.index
-        customers = decoded.customer
-        rows = np.fromiter((index[customers[i]] for i in placed.tolist()), np.intp, len(placed))
-        whose = np.searchsorted(folded.rows, rows)
+        placed = true_at(folded.accepted & (decoded.kind == KIND_PLACED))
+        whose = folded.rows.searchsorted(part.rows[placed])
         at, amount = decoded.at[placed], decoded.amount[placed]
-        if self._model.learn(ids, value, whose, at, amount, now_ms):
+        who = self._who[folded.rows]
+        if self._model.learn(who, value, which, whose, at, amount, now_ms):
             self._model.expand(self._pool.knowledge.parameters)
             self.join_pool()
 
@@ -347,9 +349,9 @@ class ShardMemory:
         if self._model.evidence is None:
             return
         decoded = part.decoded
-        said = np.flatnonzero(part.folded.accepted & (decoded.signal != NO_SIGNAL))
-        ids = [decoded.customer[i] for i in said.tolist()]
-        self._model.note_signals(ids, decoded.signal[said], decoded.at[said], now_ms)
+        said = true_at(part.folded.accepted & (decoded.signal != NO_SIGNAL))
+        who = self._who[part.rows[said]]
+        self._model.note_signals(who, decoded.signal[said], decoded.at[said], now_ms)
 
     def count(self, role: Role, counts: dict[str, int]) -> None:
         """Add to the counters of a role, by outcome."""
@@ -411,7 +413,7 @@ class ShardMemory:
             # The floor is that of the last commit that has answered. It falls only when a ranked
             # customer does; what is missed then lies far below the places that are shown.
             floor = self.floors.get(name, -np.inf)
-            offered = np.flatnonzero((ranks[i] > floor) | (before[i] >= floor))
+            offered = true_at((ranks[i] > floor) | (before[i] >= floor))
             names = [ids[row] for row in rows[offered].tolist()]
             top[name] = list(zip(ranks[i, offered].tolist(), names, strict=True))
         return top

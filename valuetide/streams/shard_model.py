@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from valuetide.scoring.arrays import DAY_MS, BoolArray, FloatArray, IntArray
+from valuetide.scoring.arrays import DAY_MS, BoolArray, FloatArray, IntArray, true_at
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.conformal import Conformal
 from valuetide.scoring.lifetime.evidence import (
@@ -25,7 +25,7 @@ from valuetide.scoring.lifetime.expansion import PIECE as EXPANSION
 from valuetide.scoring.lifetime.expansion import Expansion
 from valuetide.scoring.lifetime.grading import Grading
 from valuetide.scoring.lifetime.learner import Learner
-from valuetide.scoring.lifetime.moved import PARTS, moved_by
+from valuetide.scoring.lifetime.moved import PARTS, between, moved_by
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.pieces import Changes, assemble
 from valuetide.scoring.lifetime.purchases import p_alive
@@ -37,6 +37,7 @@ from valuetide.scoring.lifetime.value import (
     clv,
     histories,
     potential,
+    potential_beside,
     yield_rate,
 )
 from valuetide.scoring.signals import SIGNALS
@@ -122,8 +123,9 @@ class ShardModel:
 
     def learn(
         self,
-        ids: Sequence[str],
+        who: NDArray[np.uint64],
         value: CurrentValue,
+        which: IntArray,
         whose: IntArray,
         at: IntArray,
         amount: IntArray,
@@ -133,8 +135,11 @@ class ShardModel:
 
         Parameters
         ----------
-        ids, value
-            Customers whom a batch of order events changed, ``m``, and their value after it.
+        who
+            Customers whom a batch of order events changed, hashes of their ids, ``(m,)``.
+        value, which
+            Value after the batch of all whom it changed, and positions of these among them,
+            ``(m,)``.
         whose, at, amount
             The accepted ``placed`` events in the order of the stream: position among these
             customers, time, amount in minor units.
@@ -153,18 +158,19 @@ class ShardModel:
         So with such orders, and only with them, a step or a cohort in the middle of a batch sees
         a history that it would not see if the batch ended there.
         """
-        who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
         today = now_ms // DAY_MS
         learner, before = self.learner, self.learner.sample.members
         days = np.minimum(at // DAY_MS, today)
         orders = Orders(who[whose], days, amount / self._scale)
         learn = partial(learn_orders, learner, self.evidence) if self.evidence else learner.learn
         changes = self.grading.learn(learner, orders, learn)
-        exact = self._exact(who, value, today)
+        # Nothing is known, or can be wrong, of those outside the sample, and they are most.
+        near = true_at(learner.sample.may_hold(who))
+        exact = self._exact(who[near], value, which[near], today)
         wrong = learner.sample.differs(exact)
         if wrong.any():
             learner.correct(exact[wrong])
-        self._changes.note(before, who)
+        self._changes.note(before, exact.who)
         return changes
 
     def expand(self, at: Parameters) -> None:
@@ -193,20 +199,19 @@ class ShardModel:
         return self._changes.take(customers) | expansion | graded | evidence | self.ranks.take()
 
     def note_signals(
-        self, ids: Sequence[str], kind: NDArray[np.uint8], at: IntArray, now_ms: int
+        self, who: NDArray[np.uint64], kind: NDArray[np.uint8], at: IntArray, now_ms: int
     ) -> None:
         """Learn what signals tell, if the settings say so.
 
         Parameters
         ----------
-        ids, kind, at
-            Customer, number among ``signals.KINDS`` or ``NO_SIGNAL``, and time of each accepted
-            event, in the order of the stream.
+        who, kind, at
+            Hash of the customer's id, number among ``signals.KINDS`` or ``NO_SIGNAL``, and time of
+            each accepted event, in the order of the stream.
         now_ms
             The moment; a signal of the future counts as one of today.
         """
         if self.evidence is not None:
-            who = np.array([xxh3_64_intdigest(one.encode()) for one in ids], np.uint64)
             self.evidence.fold_signals(who, kind, np.minimum(at, now_ms) // DAY_MS)
 
     def expect(
@@ -245,8 +250,17 @@ class ShardModel:
         rates = knowledge.rates
         facts = self._facts(basis_of(value)[:, buyers], signals[buyers], rates, totals, now_ms)
         intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
-        found = potential(knowledge.parameters, facts, self._terms, intervals)
         factor = self._factor(knowledge)
+        known = np.flatnonzero(~np.isnan(past.clv[buyers]))
+        steps = None
+        if known.size:
+            who = buyers[known]
+            then = self._facts(
+                past.basis[:, who], past.signals[who], rates, totals, past.scored_at[who]
+            )
+            before, now = self._minor(then, factor), self._minor(facts[known], factor)
+            steps = between(before, now)
+        found, values = potential_beside(knowledge.parameters, facts, steps, self._terms, intervals)
         if factor != 1.0:
             orders, value_ahead = found.expected_orders * factor, found.clv * factor
             found = replace(found, expected_orders=orders, clv=value_ahead)
@@ -255,20 +269,11 @@ class ShardModel:
         # A first score moved by the order that it is for, and by nothing else.
         moved = np.zeros((len(PARTS), buyers.size))
         moved[PARTS.index("orders")] = worth
-        known = np.flatnonzero(~np.isnan(past.clv[buyers]))
         if known.size:
-            who = buyers[known]
-            before = self._facts(
-                past.basis[:, who], past.signals[who], rates, totals, past.scored_at[who]
-            )
             parts = moved_by(
-                self._minor(before, factor),
-                past.clv[who],
-                self._minor(facts[known], factor),
-                worth[known],
-                knowledge.parameters,
-                self._terms,
-            )
+                before, past.clv[who], now, worth[known], knowledge.parameters, self._terms,
+                values[-1],
+            )  # fmt: skip
             moved[:, known] = parts.in_units(worth[known] - past.clv[who])
         return Ahead(self._horizons, buyers, found, worth, moved)
 
@@ -339,9 +344,11 @@ class ShardModel:
         worth = facts.yield_rate * (self._scale * factor)
         return Facts(facts.seen, facts.spent, worth, facts.gained)
 
-    def _exact(self, who: NDArray[np.uint64], value: CurrentValue, today: int) -> Exact:
-        bought = value.orders > 0
-        first = value.first_day_spend / self._scale
+    def _exact(
+        self, who: NDArray[np.uint64], value: CurrentValue, which: IntArray, today: int
+    ) -> Exact:
+        bought = value.orders[which] > 0
+        first = value.first_day_spend[which] / self._scale
 
         def day(at: IntArray) -> IntArray:
             found: IntArray = np.where(bought, np.minimum(at // DAY_MS, today), 0)
@@ -349,12 +356,17 @@ class ShardModel:
 
         return Exact(
             who,
-            day(value.first_order_at),
-            day(value.last_order_at),
-            np.where(bought, value.frequency + 1, 0),
-            value.revenue / self._scale - first,
+            day(value.first_order_at[which]),
+            day(value.last_order_at[which]),
+            np.where(bought, value.frequency[which] + 1, 0),
+            value.revenue[which] / self._scale - first,
             first,
         )
+
+
+def hashes(ids: Sequence[str]) -> NDArray[np.uint64]:
+    """Give what a model knows customers by, ``(m,)``."""
+    return np.fromiter(map(xxh3_64_intdigest, map(str.encode, ids)), np.uint64, len(ids))
 
 
 def _gained(

@@ -76,7 +76,7 @@ class Cohort:
         t_x = (members["last_day"] - first) / 7.0
         seen = Histories(x, t_x, np.maximum((day - first) / 7.0, t_x))
         facts = Facts(seen, members["spent"], np.ones(x.size))
-        found = potential(parameters, facts, Terms((horizon_days / 7.0,), 0.0), [ends])
+        found = potential(parameters, facts, Terms((horizon_days / 7.0,), 0.0), [])
         rows = np.zeros(x.size, PREDICTED)
         rows["key"], rows["x"], rows["spent"] = members["key"], x, spend_so_far(members)
         rows["orders"], rows["revenue"] = found.expected_orders[0], found.clv[0]

@@ -25,14 +25,15 @@ Gibbs and Candes (2021), Adaptive conformal inference under distribution shift, 
 Gibbs, Cherian, Candes (2023), Conformal prediction with conditional guarantees, for the function.
 """
 
+import math
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
 from scipy.special import ndtri
 
-from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
+from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray, true_at
 from valuetide.scoring.lifetime.predictive import Predictive
 
 LAYOUT: Final = 1
@@ -80,17 +81,10 @@ class Conformal:
         self.lower: FloatArray = np.zeros(len(_LOWER_KNOTS))
 
     def interval(self, predicted: Predictive) -> tuple[FloatArray, FloatArray]:
-        """Lower and upper ends, currency units, of any shape."""
-        shut, open_below, low, high, _ = self._model_ends(predicted)
-        low -= np.interp(predicted.none, self._lower_knots, self.lower)
-        high += np.interp(predicted.none, self._upper_knots, self.upper)
-        bottom = np.exp(predicted.log_median + predicted.log_sd * low)
-        # Ends may be moved inwards, but not past each other.
-        top = np.exp(
-            predicted.log_median
-            + predicted.log_sd * np.where(open_below, high, np.maximum(low, high))
-        )
-        return np.where(open_below, 0.0, bottom), np.where(shut, 0.0, top)
+        """Lower and upper ends, currency units, (n,)."""
+        one = Predictive(predicted.none[None], predicted.log_median[None], predicted.log_sd[None])
+        low, high = intervals([self], one)
+        return low[0], high[0]
 
     def update(self, predicted: Predictive, outcome: FloatArray) -> None:
         """Learn from matured outcomes, in their order; cutting them differently changes nothing.
@@ -102,15 +96,15 @@ class Conformal:
         outcome
             What the customers turned out to be worth, (n,); 0 or less is nothing.
         """
-        shut, open_below, low, high, miss = self._model_ends(predicted)
+        shut, open_below, low, high, miss = _model_ends(self.level, predicted)
         paid = outcome > 0.0
         spreads = (np.log(np.where(paid, outcome, 1.0)) - predicted.log_median) / predicted.log_sd
         spreads = np.where(paid, spreads, -np.inf)
-        up_at, up_weight = _hat(predicted.none, self._upper_knots)
-        low_at, low_weight = _hat(predicted.none, self._lower_knots)
+        up_at, up_weight = _hat(predicted.none, self.upper_knots)
+        low_at, low_weight = _hat(predicted.none, self.lower_knots)
         tail = (1.0 - self.level) / 2.0
         # Who is predicted to buy nothing takes its turn, but moves nothing.
-        moving = np.flatnonzero(~shut)
+        moving = true_at(~shut)
         rows = zip(
             moving.tolist(), *(
                 column[moving].tolist()
@@ -122,11 +116,11 @@ class Conformal:
         upper, lower = self.upper.tolist(), self.lower.tolist()
         inside, before = int((shut & ~paid).sum()), self.outcomes + 1
         for nth, from_zero, at, bottom, top, chance, u, uw, k, kw in rows:
-            step = max(_FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT), _LEAST_STEP)
+            step = _FIRST_STEP / (1.0 + (before + nth) / _STEP_HALVES_AT)
+            step = step if step > _LEAST_STEP else _LEAST_STEP
             above = at > top + upper[u] * (1.0 - uw) + upper[u + 1] * uw
             below = False
-            move = step * (above - chance)
-            _shift(upper, u, uw, move)
+            _shift(upper, u, uw, step * (above - chance))
             if not from_zero:
                 below = at < bottom - lower[k] * (1.0 - kw) - lower[k + 1] * kw
                 _shift(lower, k, kw, step * (below - tail))
@@ -161,31 +155,51 @@ class Conformal:
         return state
 
     @property
-    def _upper_knots(self) -> FloatArray:
+    def upper_knots(self) -> FloatArray:
+        """Probabilities of nothing at which the upper end's shifts are kept."""
         return self.level * np.array(_UPPER_KNOTS)
 
     @property
-    def _lower_knots(self) -> FloatArray:
+    def lower_knots(self) -> FloatArray:
+        """The same of the lower end."""
         return (1.0 - self.level) / 2.0 * np.array(_LOWER_KNOTS)
 
-    def _model_ends(
-        self, predicted: Predictive
-    ) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
-        """The model's own interval, ends in spreads around the median of those who buy.
 
-        Returns
-        -------
-        Whether it is [0, 0], whether it begins at 0, its ends, and the chance to lie above it.
-        """
-        none, some = predicted.none, 1.0 - predicted.none
-        tail = (1.0 - self.level) / 2.0
-        # The middle while the tail below is more than nothing; from nothing upwards otherwise, with
-        # a top that goes from one rule to the other without a jump.
-        top = np.minimum(1.0 - tail, np.maximum(self.level, 1.0 - none))
-        shut, open_below = none >= self.level, none >= tail
-        low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
-        high = ndtri(np.where(shut, 0.5, (top - none) / some))
-        return shut, open_below, low, high, 1.0 - top
+def intervals(
+    horizons: Sequence[Conformal], predicted: Predictive
+) -> tuple[FloatArray, FloatArray]:
+    """Lower and upper ends, currency units, (h, n), of predictions for some horizons, (h, n)."""
+    levels = np.array([[one.level] for one in horizons])
+    shut, open_below, low, high, _ = _model_ends(levels, predicted)
+    for nth, one in enumerate(horizons):
+        low[nth] -= np.interp(predicted.none[nth], one.lower_knots, one.lower)
+        high[nth] += np.interp(predicted.none[nth], one.upper_knots, one.upper)
+    # Ends may be moved inwards, but not past each other.
+    high = np.where(open_below, high, np.maximum(low, high))
+    bottom, top = (np.exp(predicted.log_median + predicted.log_sd * end) for end in (low, high))
+    bottom[open_below] = 0.0
+    top[shut] = 0.0
+    return bottom, top
+
+
+def _model_ends(
+    level: float | FloatArray, predicted: Predictive
+) -> tuple[BoolArray, BoolArray, FloatArray, FloatArray, FloatArray]:
+    """The model's own interval, ends in spreads around the median of those who buy.
+
+    Returns
+    -------
+    Whether it is [0, 0], whether it begins at 0, its ends, and the chance to lie above it.
+    """
+    none, some = predicted.none, 1.0 - predicted.none
+    tail = (1.0 - level) / 2.0
+    # The middle while the tail below is more than nothing; from nothing upwards otherwise, with
+    # a top that goes from one rule to the other without a jump.
+    top = np.minimum(1.0 - tail, np.maximum(level, 1.0 - none))
+    shut, open_below = none >= level, none >= tail
+    low = ndtri(np.where(open_below, 0.5, (tail - none) / some))
+    high = ndtri(np.where(shut, 0.5, (top - none) / some))
+    return shut, open_below, low, high, 1.0 - top
 
 
 def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:
@@ -213,12 +227,16 @@ def pooled_conformal(shards: Iterable[Conformal]) -> Conformal:
 
 def _hat(at: FloatArray, knots: FloatArray) -> tuple[IntArray, FloatArray]:
     """Position of the knot to the left, and the weight of the one to the right."""
-    left = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, knots.size - 2)
-    weight = np.clip((at - knots[left]) / (knots[left + 1] - knots[left]), 0.0, 1.0)
-    return left, weight
+    # The knots between the outer ones part the intervals between knots.
+    left = knots[1:-1].searchsorted(at, side="right")
+    weight = (at - knots[left]) / np.diff(knots)[left]
+    return left, np.minimum(np.maximum(weight, 0.0), 1.0)
 
 
 def _shift(shifts: list[float], left: int, weight: float, by: float) -> None:
     """Move both knots around a place, each by its weight there."""
-    for knot, share in ((left, 1.0 - weight), (left + 1, weight)):
-        shifts[knot] = min(max(shifts[knot] + by * share, -_FARTHEST), _FARTHEST)
+    # Written out, for it is done for each outcome.
+    low = shifts[left] + by * (1.0 - weight)
+    high = shifts[left + 1] + by * weight
+    shifts[left] = low if -_FARTHEST < low < _FARTHEST else math.copysign(_FARTHEST, low)
+    shifts[left + 1] = high if -_FARTHEST < high < _FARTHEST else math.copysign(_FARTHEST, high)

@@ -27,9 +27,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-from scipy.linalg import eigh
+from scipy.linalg import LinAlgError, lapack
 
-from valuetide.scoring.arrays import FloatArray, IntArray
+from valuetide.scoring.arrays import FloatArray, IntArray, group_sizes, group_starts, true_at
 from valuetide.scoring.lifetime import purchases, spend
 from valuetide.scoring.lifetime.expansion import Expansion, Quadratic, joint_maximum
 from valuetide.scoring.lifetime.parameters import (
@@ -214,7 +214,7 @@ class Learner:
             return
         x = members["x"].astype(np.int64)
         seen, count = _grouped(x, members["first_day"], members["last_day"], day)
-        paid = np.flatnonzero((x > 0) & (members["spent"] > 0.0))
+        paid = true_at((x > 0) & (members["spent"] > 0.0))
         bought, spent = x[paid], members["spent"][paid]
         # Until somebody buys twice the first baskets say what an order is worth.
         first = members["first_spend"]
@@ -444,8 +444,10 @@ def _grouped(
     x: IntArray, first_day: IntArray, last_day: IntArray, day: int
 ) -> tuple[purchases.Histories, FloatArray]:
     """Histories as of a day, and how many customers have each: many bought once, on one day."""
-    again, once = np.flatnonzero(x > 0), np.flatnonzero(x == 0)
-    days, count = np.unique(first_day[once], return_counts=True)
+    again, once = true_at(x > 0), true_at(x == 0)
+    days = np.sort(first_day[once])
+    starts = group_starts(days)
+    days, count = days[starts], group_sizes(starts, days.size)
     first = np.concatenate([first_day[again], days])
     t_x = np.concatenate([(last_day[again] - first_day[again]) / 7.0, np.zeros(days.size)])
     seen = purchases.Histories(
@@ -479,9 +481,11 @@ def _ascend(
     slope = gradient + (mean - at) * precision
     # In units in which the products of gradients are a unit matrix the second derivative would be
     # one as well if the model were right.
-    bends, to_here = eigh(
-        np.diag(precision) - curvature, products + np.diag(precision), check_finite=False
-    )
+    prior = np.diag(precision)
+    # What scipy.linalg.eigh calls; its checks and choices take longer than 4 by 4 numbers do.
+    bends, to_here, failure = lapack.dsygvd(prior - curvature, products + prior)
+    if failure:
+        raise LinAlgError(f"dsygvd: {failure}, gradients {products}, curvature {curvature}")
     step: FloatArray = to_here @ (to_here.T @ slope / np.maximum(np.abs(bends), _LEAST_BEND))
     longest = float(np.abs(step).max())
     if longest > _LONGEST_STEP:

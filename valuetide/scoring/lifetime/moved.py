@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import FloatArray
+from valuetide.scoring.arrays import FloatArray, true_at
 from valuetide.scoring.lifetime.parameters import Parameters
 from valuetide.scoring.lifetime.purchases import Histories
 from valuetide.scoring.lifetime.value import Facts, Terms, clv
@@ -62,8 +62,8 @@ class Moved:
             (6, n) in the order of the attributes: each is rounded, and what rounding takes or
             adds is put right in the greatest.
         """
-        parts = np.stack([getattr(self, name) for name in PARTS])
-        whole: FloatArray = np.round(parts)
+        parts = np.array([getattr(self, name) for name in PARTS])
+        whole: FloatArray = parts.round()
         greatest = np.argmax(np.abs(parts), axis=0)
         whole[greatest, np.arange(greatest.size)] += change - whole.sum(axis=0)
         return whole + 0.0
@@ -79,6 +79,7 @@ def moved_by(
     value_now: FloatArray,
     parameters: Parameters,
     terms: Terms,
+    on_the_way: FloatArray | None = None,
 ) -> Moved:
     """Split the change between two scores of customers, for the longest horizon.
 
@@ -93,6 +94,8 @@ def moved_by(
         customer to customer.
     terms
         Horizons and discount of the later score. If they changed, that is part of ``parameters``.
+    on_the_way
+        ``clv`` for the longest horizon of what :func:`between` gives, (2n,), if that is known.
 
     Returns
     -------
@@ -103,27 +106,17 @@ def moved_by(
     -----
     Two evaluations of ``clv`` for each customer.
     """
-    # How old the customer would be had they done nothing but wait. If a late order moved the first
-    # purchase back, the waiting is overstated by that and the orders' part makes it good.
-    count = value_now.size
-    seen = before.seen
-    twice = Histories(
-        np.tile(seen.x, 2),
-        np.tile(seen.t_x, 2),
-        np.concatenate([seen.age, np.maximum(now.seen.age, seen.age)]),
-    )
-    gained = None if before.gained is None else np.tile(before.gained, 2)
-    both = Facts(twice, np.tile(before.spent, 2), np.tile(before.yield_rate, 2), gained)
-    found = clv(parameters, both, terms)[-1]
-    learned, after_time = found[:count], found[count:]
-    waited = both[np.arange(count, 2 * count)]
+    count, waited = value_now.size, _waited(before, now)
+    if on_the_way is None:
+        on_the_way = clv(parameters, between(before, now), terms)[-1]
+    learned, after_time = on_the_way[:count], on_the_way[count:]
     visited, rated = _after_signals(waited, now, after_time, parameters)
     # Value is proportional to what remains of a unit of spend.
     known = np.abs(now.yield_rate) > _NOTHING
     ratio = np.where(known, before.yield_rate, 0.0) / np.where(known, now.yield_rate, 1.0)
     after_orders = value_now * ratio
     if not known.all():
-        gone = np.flatnonzero(~known)
+        gone = true_at(~known)
         of_now = now[gone]
         old_yield = Facts(of_now.seen, of_now.spent, before.yield_rate[gone], of_now.gained)
         after_orders[gone] = clv(parameters, old_yield, terms)[-1]
@@ -137,13 +130,31 @@ def moved_by(
     )
 
 
+def between(before: Facts, now: Facts) -> Facts:
+    """Give what value rests on after the first two steps from one score to the next, (2n,).
+
+    What the first score rested on, and the same after the time that has passed; see
+    :func:`moved_by`.
+    """
+    return before.and_others(_waited(before, now))
+
+
+def _waited(before: Facts, now: Facts) -> Facts:
+    """Customers as they would be had they done nothing but wait."""
+    # If a late order moved the first purchase back, the waiting is overstated by that and the
+    # orders' part makes it good.
+    seen = before.seen
+    age = np.maximum(now.seen.age, seen.age)
+    return replace(before, seen=Histories(seen.x, seen.t_x, age))
+
+
 def _after_signals(
     waited: Facts, now: Facts, value: FloatArray, parameters: Parameters
 ) -> tuple[FloatArray, FloatArray]:
     """Value once interactions are those of now, and once feedback is as well, (h, n)."""
     if waited.gained is None and now.gained is None:
         return value, value
-    gained_before, gained_now = _gained(waited), _gained(now)
+    gained_before, gained_now = waited.all_gained, now.all_gained
     same = (waited.seen.x == now.seen.x) & (waited.seen.t_x == now.seen.t_x)
     visited = np.where(same, np.stack([gained_now[0], gained_before[1]]), gained_before)
     rated = np.where(same, gained_now, gained_before)
@@ -153,7 +164,3 @@ def _after_signals(
         for gained in (gained_before, visited, rated)
     )
     return value * (after_visits / alive), value * (after_ratings / alive)
-
-
-def _gained(facts: Facts) -> FloatArray:
-    return np.zeros((2, facts.spent.size)) if facts.gained is None else facts.gained

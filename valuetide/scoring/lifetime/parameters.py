@@ -96,7 +96,8 @@ PRIOR: Final = Parameters.of(PURCHASES_MEAN, SPEND_MEAN)
 
 def boxed(log_parameters: FloatArray, box: FloatArray) -> FloatArray:
     """Logarithms of parameters, moved to the nearest point of the box."""
-    return np.clip(log_parameters, box[0], box[1])
+    nearest: FloatArray = np.minimum(np.maximum(log_parameters, box[0]), box[1])
+    return nearest
 
 
 def pool(means: Sequence[FloatArray], customers: Sequence[float]) -> FloatArray:

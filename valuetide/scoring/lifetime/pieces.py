@@ -15,7 +15,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import BoolArray, IdArray
+from valuetide.scoring.arrays import BoolArray, IdArray, true_at
 from valuetide.scoring.lifetime.learner import Learner
 from valuetide.scoring.lifetime.sample import MEMBER
 
@@ -82,7 +82,7 @@ class Changes:
         ends = (np.cumsum(np.bincount(last, minlength=PIECES)) * size).tolist()
         pieces = {
             _NAMES[n]: data[ends[n - 1] if n else 0 : ends[n]]
-            for n in np.flatnonzero(self._changed).tolist()
+            for n in true_at(self._changed).tolist()
         }
         self._changed[:] = False
         self._any = False

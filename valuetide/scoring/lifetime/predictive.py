@@ -47,7 +47,7 @@ class Predictive:
         >>> Predictive.matched(half, np.full(1, 10.0), np.full(1, 300.0)).log_sd.round(6).tolist()
         [0.809608]
         """
-        none = np.clip(none, 0.0, _SURE)
+        none = np.minimum(np.maximum(none, 0.0), _SURE)
         some = 1.0 - none
         mean = np.maximum(mean, 1e-300)
         # The mean square of those who buy is at least the square of their mean.

@@ -6,6 +6,7 @@ number of repeat purchases, t_x, the time of the last of them, and T, the time u
 the first purchase and in weeks.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,7 +79,7 @@ def p_alive(model: Purchases, seen: Histories, gained: FloatArray | None = None)
     odds = log_odds_of_leaving(model, seen)
     if gained is not None:
         odds += gained
-    np.clip(odds, -700.0, 700.0, out=odds)
+    np.minimum(odds, 700.0, out=odds)
     alive: FloatArray = 1.0 / (1.0 + np.exp(odds))
     return alive
 
@@ -157,14 +158,11 @@ def slope_and_curvature(
     curve[1, 1] += float(count @ (shape * squares)) - r * customers
     curve[2, 2] += a * a * by_ab - float(gone.sum())
     curve[3, 3] += b * b * by_b + float(gone @ (part * part))
-    for (row, column), cross in {
-        (0, 1): r * (customers - float(count @ inverse)),
-        (2, 3): a * b * by_ab,
-    }.items():
-        curve[row, column] += cross
-        curve[column, row] += cross
+    for row, cross in ((0, r * (customers - float(count @ inverse))), (2, a * b * by_ab)):
+        curve[row, row + 1] += cross
+        curve[row + 1, row] += cross
     # d2/d(ln t)2 = t2 d2/dt2 + t d/dt.
-    curve[np.diag_indices(4)] += slope @ count
+    curve.ravel()[::5] += slope @ count
     return slope, curve
 
 
@@ -184,20 +182,19 @@ def _gamma_terms(model: Purchases, highest_x: int) -> tuple[FloatArray, FloatArr
     r, alpha, a, b = model.r, model.alpha, model.a, model.b
     x = np.arange(highest_x + 1.0)
     by_r, by_ab, by_b = inverses = 1.0 / (np.array([[r], [a + b], [b]]) + x)
-    squares = np.cumsum(inverses * inverses, axis=1)
-    rates = np.cumsum(by_r)
-    both = np.cumsum(by_ab)
-    once = [
-        r * (rates - by_r + np.log(alpha)),
-        -a * both,
-        # Term by term: the sums are nearly the same where a is small.
-        b * np.cumsum(a * by_ab * by_b),
-        b * by_b,
-        r + x,
-        np.log(a * by_b),
-    ]
-    twice = [by_r * by_r - squares[0], squares[1], squares[1] - squares[2]]
-    return np.stack(once), np.stack(twice)
+    squares = inverses * inverses
+    twice = squares.cumsum(axis=1)
+    once = np.empty((6, x.size))
+    once[0] = r * (by_r.cumsum() - by_r + math.log(alpha))
+    once[1] = -a * by_ab.cumsum()
+    # Term by term: the sums are nearly the same where a is small.
+    once[2] = b * (a * by_ab * by_b).cumsum()
+    once[3] = b * by_b
+    once[4] = r + x
+    once[5] = np.log(a * by_b)
+    twice[0] = squares[0] - twice[0]
+    twice[2] = twice[1] - twice[2]
+    return once, twice
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +217,7 @@ class Future:
 
 
 def future(
-    model: Purchases, seen: Histories, horizons: FloatArray, *, with_pairs: bool = True
+    model: Purchases, seen: Histories, horizons: FloatArray, *, pairs_of: int | None = None
 ) -> Future:
     """What customers will buy until each horizon, if they are alive now.
 
@@ -228,8 +225,8 @@ def future(
     ----------
     horizons
         Weeks from now, (h,), 0 or more.
-    with_pairs
-        Without it ``none`` and ``pairs`` are left empty, (0, n).
+    pairs_of
+        ``none`` and ``pairs`` are those of the first so many customers; without it of all.
 
     Notes
     -----
@@ -246,41 +243,38 @@ def future(
     expectations before they are averaged; Batislam et al. (2007) for what is averaged over.
     """
     size = seen.x.size
-    most = float(((model.r + seen.x) / (model.alpha + seen.age)).max(initial=0.0)) * horizons.max()
+    with_pairs = size if pairs_of is None else pairs_of
+    shape, ages = model.r + seen.x, model.alpha + seen.age
+    most = float((shape / ages).max(initial=0.0)) * float(horizons.max())
     rule = chances_to_leave(model.a, model.b, int(seen.x.max(initial=0)), most)
     # Weights depend on x alone, and most customers have one of a few.
-    distinct = np.flatnonzero(np.bincount(seen.x))
-    rows = np.searchsorted(distinct, seen.x)
-    table = rule.weights(distinct)
-    table *= rule.minus_inverse_p
-    mean = np.empty((horizons.size, size))
-    none, pairs = np.empty((2, horizons.size if with_pairs else 0, size))
+    table, rows = rule.rows(seen.x)
+    mean, none, pairs = np.empty((3, horizons.size, size))
     for start in range(0, size, _CHUNK):
         part = slice(start, start + _CHUNK)
-        weights_by_p = np.take(table, rows[part], axis=0)
-        shape, ages = model.r + seen.x[part], model.alpha + seen.age[part]
-        exponent = -shape[:, None]
-        for nth, horizon in enumerate(horizons.tolist()):
-            relative = horizon / ages
-            spread = relative[:, None] * rule.p
-            stay = np.log1p(spread)
-            stay *= exponent
-            gone = np.expm1(stay)
-            # (1 + p t')^-shape - 1; divided by -p it is the orders of customers with chance p.
-            mean[nth, part] = np.einsum("ij,ij->i", gone, weights_by_p)
-            if not with_pairs:
-                continue
-            none[nth, part] = np.exp(-shape * np.log1p(relative))
-            # Of those who are still there at the horizon: p shape t' (1 + p t')^-(shape+1).
-            np.add(gone, 1.0, out=stay)
-            stay *= spread
-            spread += 1.0
-            stay /= spread
-            stay *= shape[:, None]
-            gone += stay
-            gone *= rule.pairs_factor
-            pairs[nth, part] = np.einsum("ij,ij->i", gone, weights_by_p)
-    return Future(none, mean, pairs)
+        weights_by_p = table.take(rows[part], axis=0)
+        weights_by_p *= rule.minus_inverse_p
+        exponent = -shape[part, None]
+        relative = horizons[:, None] / ages[part]
+        spread = relative[:, :, None] * rule.p
+        stay = np.log1p(spread)
+        stay *= exponent
+        gone = np.expm1(stay)
+        # (1 + p t')^-shape - 1; divided by -p it is the orders of customers with chance p.
+        np.einsum("hij,ij->hi", gone, weights_by_p, out=mean[:, part])
+        if start >= with_pairs:
+            continue
+        none[:, part] = np.exp(np.log1p(relative) * exponent[:, 0])
+        # Of those who are still there at the horizon: p shape t' (1 + p t')^-(shape+1).
+        np.add(gone, 1.0, out=stay)
+        stay *= spread
+        spread += 1.0
+        stay /= spread
+        stay *= exponent
+        gone -= stay
+        gone *= rule.pairs_factor
+        np.einsum("hij,ij->hi", gone, weights_by_p, out=pairs[:, part])
+    return Future(none[:, :with_pairs], mean, pairs[:, :with_pairs])
 
 
 def median_wait(model: Purchases, seen: Histories) -> FloatArray:

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray
+from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray, true_at
 
 WIDTH: Final = 0.001
 # asinh of 1e11 minor units; whoever is beyond is in the last bin.
@@ -77,7 +77,7 @@ class Ranks:
 
     def take(self) -> dict[str, bytes]:
         """Give the pieces that changed since the last time."""
-        changed = np.flatnonzero(self._changed)
+        changed = true_at(self._changed)
         self._changed[:] = False
         data = self.counts.reshape(PIECES, PIECE)[changed].astype("<u4").tobytes()
         size = 4 * PIECE

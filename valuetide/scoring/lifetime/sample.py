@@ -19,7 +19,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from valuetide.scoring.arrays import BoolArray, FloatArray, IdArray, IntArray, group_starts
+from valuetide.scoring.arrays import (
+    BoolArray,
+    FloatArray,
+    IdArray,
+    IntArray,
+    group_sizes,
+    group_starts,
+    true_at,
+)
 
 SIZE: Final = 4096
 MEMBER: Final = np.dtype(
@@ -35,6 +43,13 @@ _BYTES: Final = np.dtype((np.void, MEMBER.itemsize))
 # Of a batch's heavy buyers only few have a tenth order: one by one costs less than in columns.
 _FEW: Final = 16
 _ALL: Final = (1 << 64) - 1
+# Of splitmix64 (Steele, Lea, Flood 2014).
+_GOLDEN: Final = 0x9E3779B97F4A7C15
+_MIXING: Final = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT: Final = np.uint64(31)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +135,12 @@ class Sample:
 
     def keys(self, who: IdArray) -> IdArray:
         """Keys of customers: splitmix64 of the hash and the seed."""
-        golden = 0x9E3779B97F4A7C15
-        key = who + np.uint64((golden * (self.seed + 1)) & _ALL)
-        key = (key ^ (key >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        key = (key ^ (key >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed: IdArray = key ^ (key >> np.uint64(31))
-        return mixed
+        key: IdArray = who + np.uint64((_GOLDEN * (self.seed + 1)) & _ALL)
+        for shift, factor in _MIXING:
+            key ^= key >> shift
+            key *= factor
+        key ^= key >> _LAST_SHIFT
+        return key
 
     def may_hold(self, who: IdArray) -> BoolArray:
         """Which customers are members or would become ones."""
@@ -141,25 +156,36 @@ class Sample:
         lie between is not remembered; ``correct`` puts it right.
         """
         keys = self.keys(orders.who)
-        eligible = keys < np.uint64(self.threshold)
-        if not eligible.any():
+        eligible = true_at(keys < np.uint64(self.threshold))
+        if not eligible.size:
             return
-        if not eligible.all():
-            orders, keys = orders[eligible], keys[eligible]
         # By customer, each one's orders as they came.
+        keys = keys[eligible]
         by_key = np.argsort(keys, kind="stable")
-        keys, orders = keys[by_key], orders[by_key]
+        eligible, keys = eligible[by_key], keys[by_key]
+        day, amount = orders.day[eligible], orders.amount[eligible]
         starts = group_starts(keys)
-        self._admit(keys[starts], orders, starts)
-        nth = np.arange(keys.size) - np.repeat(starts, np.diff(starts, append=keys.size))
+        counts = group_sizes(starts, keys.size)
+        keys = keys[starts]
         slots, held = self._find(keys)
-        for turn in range(int(nth.max(initial=0)) + 1):
-            now = np.flatnonzero(held & (nth == turn))
-            if now.size > _FEW:
-                self._apply(slots[now], orders.day[now], orders.amount[now])
+        if not held.all():
+            new = true_at(~held)
+            self._admit(keys[new], day[starts[new]])
+            slots, held = self._find(keys)
+        left = true_at(held)
+        for turn in range(int(counts.max())):
+            # The next order of each of those who have one more.
+            if turn:
+                left = left[counts[left] > turn]
+            now = starts[left] + turn
+            if left.size > _FEW:
+                self._apply(slots[left], day[now], amount[now])
             else:
-                for at in now.tolist():
-                    self._apply_one(int(slots[at]), int(orders.day[at]), float(orders.amount[at]))
+                rows = zip(
+                    slots[left].tolist(), day[now].tolist(), amount[now].tolist(), strict=True
+                )
+                for row in rows:
+                    self._apply_one(*row)
 
     def correct(self, exact: Exact) -> None:
         """Replace histories by what the customers' states say.
@@ -188,18 +214,17 @@ class Sample:
         """
         keys = self.keys(exact.who)
         slots, held = self._find(keys)
-        if not self.members.size:
-            held_otherwise = held
-        else:
-            m: Any = self.members[slots]
-            same = m["x"] == np.maximum(exact.order_days - 1, 0)
+        wrong: BoolArray = held != (exact.order_days > 0)
+        members = true_at(held)
+        if members.size:
+            m, states = np.take(self.members, slots[members]), exact[members]
+            same = m["x"] == np.maximum(states.order_days - 1, 0)
             for name in ("first_day", "last_day"):
-                same &= m[name] == getattr(exact, name)
+                same &= m[name] == getattr(states, name)
             for name in ("spent", "first_spend"):
-                known = getattr(exact, name)
+                known = getattr(states, name)
                 same &= np.abs(m[name] - known) <= 5e-4 + 1e-9 * known
-            held_otherwise = held & ~same
-        wrong: BoolArray = held_otherwise | (held != (exact.order_days > 0))
+            wrong[members] |= ~same
         return wrong & (keys < np.uint64(self.threshold))
 
     def _find(self, keys: IdArray) -> tuple[IntArray, BoolArray]:
@@ -209,14 +234,11 @@ class Sample:
         np.minimum(slots, max(known.size - 1, 0), out=slots)
         return slots, known[slots] == keys if known.size else np.zeros(keys.size, np.bool_)
 
-    def _admit(self, keys: IdArray, orders: Orders, starts: IntArray) -> None:
-        """Add customers that are not members, with a first purchase that is still to be folded."""
-        new = ~self._find(keys)[1]
-        if not new.any():
-            return
-        fresh = np.zeros(int(new.sum()), MEMBER)
-        fresh["key"] = keys[new]
-        fresh["first_day"] = fresh["last_day"] = orders.day[starts[new]]
+    def _admit(self, keys: IdArray, day: IntArray) -> None:
+        """Add customers who are not members, with a first purchase that is still to be folded."""
+        fresh = np.zeros(keys.size, MEMBER)
+        fresh["key"] = keys
+        fresh["first_day"] = fresh["last_day"] = day
         self._keep_smallest(self.members, fresh)
 
     def _keep_smallest(self, members: NDArray[np.void], fresh: NDArray[np.void]) -> None:
@@ -243,7 +265,7 @@ class Sample:
 
     def _apply(self, slots: IntArray, day: IntArray, amount: FloatArray) -> None:
         """Fold one order each into some members, no member twice."""
-        m: Any = self.members[slots]
+        m: Any = np.take(self.members, slots)
         on_first, before, after = (
             day == m["first_day"],
             day < m["first_day"],
@@ -257,4 +279,4 @@ class Sample:
         )
         m["first_day"] = np.where(before, day, m["first_day"])
         m["last_day"] = np.where(after, day, m["last_day"])
-        self.members[slots] = m
+        self.members.view(_BYTES)[slots] = m.view(_BYTES)

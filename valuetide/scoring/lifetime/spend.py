@@ -68,7 +68,7 @@ def slope_and_curvature(
     curve[0, 2] = curve[2, 0] = -float(by_x[1] @ share)
     curve[1, 2] = curve[2, 1] = q * float(x.size - share.sum())
     curve[2, 2] = float(shape_share @ share) - q * x.size
-    curve[np.diag_indices(3)] += slope.sum(axis=1)
+    curve.ravel()[::4] += slope.sum(axis=1)
     return slope, curve
 
 
