@@ -16,9 +16,10 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pydantic_core import from_json
 
 from bench.environments import environment
 from bench.load import BAD, Load, make_load
-from bench.peer import CONFLUENT
+from bench.peer import CONFLUENT, PARTITIONS
 from bench.stage import cpu_seconds, fresh_servers
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.local import LocalWorker
@@ -99,13 +100,15 @@ def arrivals_by_version(
 class Traffic:
     """A listener and a sender, in processes of their own."""
 
-    def __init__(self, settings: Settings, topics: list[str], folder: Path) -> None:
+    def __init__(
+        self, settings: Settings, topics: list[str], partitions: Sequence[int], folder: Path
+    ) -> None:
         self._python = str(environment("confluent", CONFLUENT))
         self._settings, self._folder = settings, folder
         self._listener = subprocess.Popen(
             [
                 *(self._python, str(TRAFFIC), "listen", settings.broker),
-                *(",".join(topics), str(folder / "received")),
+                *(",".join(topics), ",".join(map(str, partitions)), str(folder / "received")),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -114,12 +117,14 @@ class Traffic:
         if self._listener.stdout.readline() != b"ready\n":
             raise AssertionError("the listener did not start")
 
-    def send(self, load: Load, rate: float) -> dict[str, Any]:
-        """Send all events at this rate; gives their intended times."""
+    def send(
+        self, load: Load, rate: float, begin: int = 0, end: int | None = None
+    ) -> dict[str, Any]:
+        """Send the events from ``begin`` up to ``end`` at this rate; gives their intended times."""
         topics = self._settings.topics
         events = [
             (getattr(topics, role), partition, key, value)
-            for role, partition, key, value in load.in_order()
+            for role, partition, key, value in islice(load.in_order(), begin, end)
         ]
         (self._folder / "events").write_bytes(pickle.dumps(events))
         out = self._folder / "sent"
@@ -147,10 +152,12 @@ class Traffic:
 
 
 @contextmanager
-def traffic(settings: Settings, topics: list[str]) -> Iterator[Traffic]:
-    """Listen to topics for the length of the block."""
+def traffic(
+    settings: Settings, topics: list[str], partitions: Sequence[int] = range(PARTITIONS)
+) -> Iterator[Traffic]:
+    """Listen to partitions of topics for the length of the block."""
     with tempfile.TemporaryDirectory() as folder:
-        both = Traffic(settings, topics, Path(folder))
+        both = Traffic(settings, topics, partitions, Path(folder))
         try:
             yield both
         finally:
@@ -201,20 +208,26 @@ def latencies(
     received: list[tuple[float, bytes, bytes]],
     cpu_us_per_event: float,
 ) -> tuple[Latency, NDArray[np.float64]]:
-    """Match scores with events."""
+    """Match scores with events; those of the first seconds are left out."""
+    begin, seconds = delays(load, sent["intended"], received)
+    seconds = seconds[begin >= sent["intended"][0] + WARM_SECONDS]
+    return summary(seconds, sent["late_seconds"], cpu_us_per_event), seconds
+
+
+def delays(
+    load: Load, intended: Sequence[float], received: list[tuple[float, bytes, bytes]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Give intended time and latency in seconds of each good event, ``(n,)`` both."""
     scores: dict[bytes, list[tuple[float, int]]] = defaultdict(list)
     for moment, key, value in received:
         scores[key].append((moment, int(from_json(value)["version"])))
     times: dict[bytes, list[float]] = defaultdict(list)
-    for intended, (*_, key, value) in zip(sent["intended"], load.in_order(), strict=True):
+    for moment, (*_, key, value) in zip(intended, load.in_order(), strict=True):
         if value not in BAD:
-            times[key].append(intended)
+            times[key].append(moment)
     arrivals = arrivals_by_version(times, scores)
     begin = np.concatenate([np.array(times[customer]) for customer in arrivals])
-    end = np.concatenate(list(arrivals.values()))
-    counted = begin >= sent["intended"][0] + WARM_SECONDS
-    seconds = (end - begin)[counted]
-    return summary(seconds, sent["late_seconds"], cpu_us_per_event), seconds
+    return begin, np.concatenate(list(arrivals.values())) - begin
 
 
 async def settle(settings: Settings, load: Load) -> None:

@@ -7,7 +7,7 @@ events, for the worker and for each of its peers.
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +38,40 @@ class Sums:
 
 
 @dataclass
-class Load:
+class Outcome:
+    """What must come of events.
+
+    Attributes
+    ----------
+    customers
+        Sums of each.
+    events
+        How many there are, all told.
+    bad
+        How many of them are bad.
+    """
+
+    customers: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
+    events: int = 0
+    bad: int = 0
+
+    def total(self, name: str) -> int:
+        """Give the sum of one of the customers' sums."""
+        return sum(getattr(sums, name) for sums in self.customers.values())
+
+    def include(self, more: "Outcome") -> None:
+        """Add what must come of other events, which happen in addition."""
+        self.events += more.events
+        self.bad += more.bad
+        for customer, other in more.customers.items():
+            mine = self.customers[customer]
+            for name in ("version", "orders", "revenue", "refunds", "cost"):
+                setattr(mine, name, getattr(mine, name) + getattr(other, name))
+            mine.last_order_at = max(mine.last_order_at, other.last_order_at)
+
+
+@dataclass
+class Load(Outcome):
     """Events by topic's role and partition, and what must come of them.
 
     Attributes
@@ -47,10 +80,6 @@ class Load:
         Key and value of each event by its place.
     sequence
         The place of each event in the order in which they happen.
-    customers
-        What must come of each.
-    bad
-        Number of events that are bad.
     warm, warm_bad
         Number of events at the beginning that are not measured, and of the bad ones among them.
     """
@@ -59,15 +88,8 @@ class Load:
         default_factory=lambda: defaultdict(list)
     )
     sequence: list[tuple[str, int]] = field(default_factory=list)
-    customers: dict[str, Sums] = field(default_factory=lambda: defaultdict(Sums))
-    bad: int = 0
     warm: int = 0
     warm_bad: int = 0
-
-    @property
-    def events(self) -> int:
-        """How many events there are, the first ones included."""
-        return len(self.sequence)
 
     def positions(self, count: int) -> Counter[tuple[str, int]]:
         """Give by place the offset after the last of the first ``count`` events."""
@@ -79,10 +101,6 @@ class Load:
         for place in self.sequence:
             yield (*place, *next(at[place]))
 
-    def total(self, name: str) -> int:
-        """Give the sum of one of the customers' sums."""
-        return sum(getattr(sums, name) for sums in self.customers.values())
-
 
 def make_load(
     events: int,
@@ -92,6 +110,8 @@ def make_load(
     customers: int | None = None,
     warm: int = 0,
     once: bool = False,
+    homes: Collection[int] | None = None,
+    first: int = 0,
 ) -> Load:
     """Make events.
 
@@ -109,24 +129,30 @@ def make_load(
         Events that come before them and are not measured, of the same kind.
     once
         Whether these are one event of each customer instead.
+    homes
+        The partitions whose customers have events; all of them unless told otherwise.
+    first
+        Number of the first event, where others go before: ids and times go on from it.
     """
     chance = random.Random(seed)
     names = [f"customer-{i}" for i in range(customers or max(1, events // CUSTOMERS_SHARE))]
+    home = {customer: partition_of(customer, partitions) for customer in names}
+    if homes is not None:
+        names = [customer for customer in names if home[customer] in homes]
     weights = [1.0 / (i + 1) ** ZIPF for i in range(len(names))]
     warm = len(names) if once else warm
     who = (names if once else []) + chance.choices(
         names, weights, k=events if once else warm + events
     )
     roles = chance.choices(list(SHARES), list(SHARES.values()), k=len(who))
-    home = {customer: partition_of(customer, partitions) for customer in names}
-    load = Load(warm=warm)
-    for i, (customer, role) in enumerate(zip(who, roles, strict=True)):
+    load = Load(events=len(who), warm=warm)
+    for i, (customer, role) in enumerate(zip(who, roles, strict=True), first):
         place = (role, home[customer])
         load.sequence.append(place)
         messages = load.messages[place]
         if chance.random() < BAD_SHARE:
             load.bad += 1
-            load.warm_bad += i < warm
+            load.warm_bad += i - first < warm
             messages.append((customer.encode(), chance.choice(BAD)))
         else:
             event = _event(chance, i, customer, role, load.customers[customer])
@@ -163,7 +189,7 @@ def _event(
     return event
 
 
-def difference(state: dict[str, Sums], load: Load) -> str:
+def difference(state: dict[str, Sums], load: Outcome) -> str:
     """Show the first customers whose sums are not what they must be."""
     names = sorted(state.keys() | load.customers.keys())
     wrong = [n for n in names if state.get(n) != load.customers.get(n)]

@@ -25,7 +25,7 @@ from pathlib import Path
 from pydantic_core import from_json
 from redis import asyncio as aioredis
 
-from bench.load import Load, Sums, difference, make_load, produce
+from bench.load import Load, Outcome, Sums, difference, make_load, produce
 from bench.stage import busy_share, cpu_seconds, fresh_servers, frozen, memory_mib
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.deadletters import read_dead_letters, read_records
@@ -65,7 +65,7 @@ class Measured:
     redis_bytes_per_customer: float
 
 
-async def verify(settings: Settings, load: Load, overview: Overview) -> None:
+async def verify(settings: Settings, load: Outcome, overview: Overview) -> None:
     """Compare state, dead letters and scores with what must be; raise where they differ."""
     cents = {"revenue": "revenue", "refunds": "refunds", "cost_to_serve": "cost"}
     wanted: dict[str, float] = {

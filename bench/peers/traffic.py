@@ -1,7 +1,7 @@
 """Sends events on a timetable, and notes when messages arrive; a process of its own each.
 
     traffic.py send BROKER EVENTS RATE OUT      EVENTS: pickled [(topic, partition, key, value)]
-    traffic.py listen BROKER TOPIC,TOPIC OUT    until standard input ends
+    traffic.py listen BROKER TOPIC,TOPIC PARTITION,PARTITION OUT    until standard input ends
 
 Runs in the environment of the confluent-kafka peers, whose client costs a tenth of one written in
 Python, so that the measuring takes less of the machine. Times are of the monotonic clock, which
@@ -51,15 +51,12 @@ def send(broker: str, events_file: str, rate: float, out: str) -> None:
     Path(out).write_bytes(pickle.dumps({"intended": intended, "late_seconds": late}))
 
 
-def listen(broker: str, topics: list[str], out: str) -> None:
-    """Note for each message its arrival, key and value."""
+def listen(broker: str, topics: list[str], partitions: list[int], out: str) -> None:
+    """Note for each message of these partitions its arrival, key and value."""
     consumer = Consumer(
         {"bootstrap.servers": broker, "group.id": "listener", "enable.auto.commit": False}
     )
-    known = consumer.list_topics(timeout=10).topics
-    consumer.assign(
-        [TopicPartition(t, p, OFFSET_BEGINNING) for t in topics for p in known[t].partitions]
-    )
+    consumer.assign([TopicPartition(t, p, OFFSET_BEGINNING) for t in topics for p in partitions])
     found = []
     print("ready", flush=True)
     checked = 0.0
@@ -80,4 +77,5 @@ if __name__ == "__main__":
     if sys.argv[1] == "send":
         send(sys.argv[2], sys.argv[3], float(sys.argv[4]), sys.argv[5])
     else:
-        listen(sys.argv[2], sys.argv[3].split(","), sys.argv[4])
+        partitions = [int(number) for number in sys.argv[4].split(",")]
+        listen(sys.argv[2], sys.argv[3].split(","), partitions, sys.argv[5])

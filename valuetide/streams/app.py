@@ -191,6 +191,7 @@ class App(faust.App):
             await self._engine.close_shards({tp.partition for tp in revoked})
 
     async def _assigned(self, app: Any, assigned: set[TP], **kwargs: Any) -> None:
+        log.info("group formed", partitions=sorted({tp.partition for tp in assigned}))
         if self._engine is not None:
             self._engine.assigned({tp.partition for tp in assigned})
             if not assigned:  # more workers than partitions: this one stands by

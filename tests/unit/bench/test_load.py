@@ -1,6 +1,6 @@
 import json
 
-from bench.load import BAD, make_load
+from bench.load import BAD, Outcome, make_load
 from valuetide.streams.partitioner import partition_of
 
 
@@ -40,3 +40,28 @@ def test_positions_are_those_after_the_first_events() -> None:
     assert load.events == 1_100
     assert load.positions(100).total() == 100
     assert load.positions(1_100) == {p: len(found) for p, found in load.messages.items()}
+
+
+def test_only_customers_at_home_in_these_partitions_have_events() -> None:
+    load = make_load(1_000, 4, 1, homes=(0, 3))
+    assert {partition for _, partition in load.messages} == {0, 3}
+
+
+def test_what_must_come_of_two_loads_is_what_must_come_of_both() -> None:
+    first, second = make_load(700, 4, 1), make_load(300, 4, 2, customers=70, first=700)
+    both = Outcome()
+    both.include(first)
+    both.include(second)
+    events = [
+        json.loads(value)
+        for load in (first, second)
+        for *_, value in load.in_order()
+        if value not in BAD
+    ]
+    assert (both.events, both.bad) == (1_000, 1_000 - len(events))
+    assert len({event["event_id"] for event in events}) == len(events)
+    placed = [event for event in events if event.get("kind") == "placed"]
+    assert both.total("orders") == len(placed)
+    assert both.total("revenue") == sum(round(event["amount"] * 100) for event in placed)
+    last = {event["customer_id"]: round(event["occurred_at"] * 1_000) for event in placed}
+    assert {c: sums.last_order_at for c, sums in both.customers.items() if sums.orders} == last

@@ -1,4 +1,6 @@
-from bench.speed import BOUNDS, Table, missed
+import pytest
+
+from bench.speed import BOUNDS, Table, group_formed_at, missed
 
 
 def test_a_figure_lies_under_its_dotted_key() -> None:
@@ -29,3 +31,15 @@ def test_every_bound_is_missed_by_the_worst_figure() -> None:
     for bound in BOUNDS:
         table.put(bound.key, 0.0 if bound.holds(1e9, 0.0) else 1e9)
     assert len(missed(table)) == len(BOUNDS)
+
+
+def test_the_group_is_formed_when_the_log_says_so_for_the_first_time() -> None:
+    lines = [
+        "no JSON",
+        '{"event": "http interface", "timestamp": "1970-01-01T00:00:05Z"}',
+        '{"event": "group formed", "timestamp": "1970-01-01T00:00:07.250000Z"}',
+        '{"event": "group formed", "timestamp": "1970-01-01T00:00:09Z"}',
+    ]
+    assert group_formed_at("\n".join(lines)) == 7.25
+    with pytest.raises(AssertionError):
+        group_formed_at(lines[1])
