@@ -873,13 +873,16 @@ def test_a_paused_partition_is_resumed_when_the_queue_is_dropped(how: str) -> No
 # -- everything at once ---------------------------------------------------------------------------
 
 
+FIRST_TROUBLE = 5
+
+
 class Trouble:
     """Fails at random wherever a shard waits for somebody else."""
 
     def __init__(self, world: World, rng: random.Random) -> None:
         self.world, self.rng = world, rng
         self.rate = 0.12
-        self.failures = 0
+        self.chances = self.failures = 0
         self.late: list[asyncio.Task[None]] = []
         world.store.before_read_shard = world.store.before_read_states = self.store
         world.store.before_commit = self.commit
@@ -889,7 +892,9 @@ class Trouble:
         world.flow.before_rewind = self.pause
 
     def happens(self) -> bool:
-        unlucky = self.rng.random() < self.rate
+        self.chances += 1
+        # Once at least, whatever the seed.
+        unlucky = self.rng.random() < self.rate or self.chances == FIRST_TROUBLE
         self.failures += unlucky
         return unlucky
 
