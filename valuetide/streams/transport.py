@@ -24,7 +24,6 @@ from typing import Any, Protocol, cast
 import aiokafka
 import mode.threads
 import structlog
-from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 from aiokafka.structs import OffsetAndMetadata
@@ -36,6 +35,7 @@ from valuetide.schemas.errors import FaultError, TransientError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.connections import broker_arguments
+from valuetide.streams.fetched import take_whole_batches
 from valuetide.streams.shard import lost_position, lost_state
 
 log = structlog.get_logger(__name__)
@@ -165,9 +165,7 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         timeout: float | None,
         max_records: int | None,
     ) -> dict[Any, list[Chunk]]:
-        for result in consumer._fetcher._records.values():
-            if isinstance(result, FetchResult):
-                leave_records(result)
+        take_whole_batches(consumer)
         try:
             records = await super()._fetch_records(
                 consumer, wanted, timeout=timeout, max_records=max_records
@@ -362,16 +360,6 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             cast("Any", self.app).metrics.offset_commits_failed.inc()
             return False
         return True
-
-
-def leave_records(result: FetchResult) -> None:
-    """Have fetched records given as they were parsed, which is all that a shard needs of them.
-
-    aiokafka would make one more object for each, with topic, partition and sizes in it, which takes
-    a twentieth of the worker's time when there is much to do.
-    """
-    if result.has_more():
-        result._partition_records._consumer_record = lambda place, record: record
 
 
 def has_more(consumer: aiokafka.AIOKafkaConsumer, place: Any) -> bool:

@@ -7,17 +7,14 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
-from aiokafka.consumer.fetcher import FetchResult, PartitionRecords
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
-from aiokafka.record.memory_records import MemoryRecords
 from aiokafka.structs import TopicPartition
 from faust.types import TP
 
 from tests.support.fakes import FakeRecord, run_quickly, shard_settings
 from valuetide.streams.chunk import Chunk
-from valuetide.streams.transport import ConsumerThread, leave_records
+from valuetide.streams.transport import ConsumerThread
 
 PLACE, OTHER = TopicPartition("orders", 0), TopicPartition("orders", 1)
 Fetched = dict[TopicPartition, list[FakeRecord]]
@@ -129,33 +126,3 @@ def test_an_error_behind_what_lay_ready_loses_none_of_it() -> None:
     unset = Fetch({PLACE: records(0)}, NoOffsetForPartitionError(PLACE))
     assert spans(run_quickly(unset())[PLACE]) == [(0, [0])]
     assert unset.faults == []
-
-
-def test_records_as_they_were_parsed_have_what_the_client_gives() -> None:
-    headers = [("trace", b"\xff"), ("empty", None)]
-    given = [(b"ann", b"{}", []), (None, b"x" * 300, headers), (b"bob", None, [])]
-    builder = DefaultRecordBatchBuilder(2, 0, True, -1, -1, -1, 1 << 16)
-    for offset, (key, value, with_headers) in enumerate(given):
-        builder.append(offset, 1_700_000_000_000 + offset, key, value, with_headers)
-    batch = bytes(builder.build())
-
-    def fetched() -> FetchResult:
-        records = PartitionRecords(PLACE, MemoryRecords(batch), [], 1, None, None, True, 1)
-        state = SimpleNamespace(paused=False, position=1, consumed_to=positions.append)
-        assignment = SimpleNamespace(active=True, state_value=lambda place: state)
-        return FetchResult(PLACE, assignment=assignment, partition_records=records, backoff=0.1)
-
-    positions: list[int] = []
-    theirs = fetched()
-    plain = theirs.getall()
-    ours = fetched()
-    leave_records(ours)
-    left = ours.getall()
-    leave_records(ours)  # there is nothing more in it
-    assert positions == [3, 3]
-    assert [record.offset for record in plain] == [1, 2]
-    for mine, other in zip(left, plain, strict=True):
-        for name in ("key", "value", "offset", "timestamp"):
-            assert getattr(mine, name) == getattr(other, name)
-        assert tuple(mine.headers) == other.headers
-        assert type(mine) is not type(other)
