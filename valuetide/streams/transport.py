@@ -390,7 +390,11 @@ class Consumer(faust_driver.Consumer):
         return cast("ConsumerThread", self._thread).connected
 
     def _new_consumer_thread(self) -> ConsumerThread:
-        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+        # A loop of the same kind as the application's; mode would always take asyncio's.
+        thread_loop = type(self.loop)()
+        thread = ConsumerThread(self, loop=self.loop, thread_loop=thread_loop, beacon=self.beacon)
+        thread._close_thread_loop_on_stop = True
+        return thread
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:
         """Hand what was fetched to the agents, all of it at once; gives nothing to the caller.
