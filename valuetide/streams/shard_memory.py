@@ -412,7 +412,8 @@ class ShardMemory:
             # customer does; what is missed then lies far below the places that are shown.
             floor = self.floors.get(name, -np.inf)
             offered = np.flatnonzero((ranks[i] > floor) | (before[i] >= floor))
-            top[name] = [(float(ranks[i, k]), ids[rows[k]]) for k in offered.tolist()]
+            names = [ids[row] for row in rows[offered].tolist()]
+            top[name] = list(zip(ranks[i, offered].tolist(), names, strict=True))
         return top
 
     def _total(self, rows: NDArray[np.intp], value: CurrentValue) -> None:
