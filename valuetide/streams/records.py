@@ -26,7 +26,8 @@ PERCENTILE = "clv_percentile"
 NOT_STORED = -len(PARTS) - 1
 """Where the fields begin in a row that are not stored as they are: the percentile, the parts."""
 
-_ENCODE = msgspec.json.Encoder().encode
+_ENCODE_LINES = msgspec.json.Encoder().encode_lines
+_NO_PARTS = f"[{','.join(['null'] * len(PARTS))}]"
 TEXTS = frozenset({"as_of", "first_order_at", "last_order_at", "rfm", "next_order_at", MOVED_BY})
 """Stored fields that are text; the others are numbers."""
 
@@ -59,14 +60,14 @@ def stored_columns(horizons_days: Sequence[int]) -> tuple[str, ...]:
 
 def stored_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Give rows as they are stored; the names of six fields would take 120 bytes a customer."""
-    return [(*row[:NOT_STORED], _as_text(row[-len(PARTS) :])) for row in rows]
+    texts = _as_texts([row[-len(PARTS) :] for row in rows])
+    return [(*row[:NOT_STORED], text) for row, text in zip(rows, texts, strict=True)]
 
 
-def _as_text(parts: tuple[float | None, ...]) -> str | None:
-    """Write the parts of a change, whole numbers without a fraction."""
-    if parts[0] is None:
-        return None
-    return _ENCODE(parts).replace(b".0,", b",").replace(b".0]", b"]").decode()
+def _as_texts(parts: list[tuple[float | None, ...]]) -> list[str | None]:
+    """Write the parts of changes, whole numbers without a fraction; one encoding for all."""
+    lines = _ENCODE_LINES(parts).replace(b".0,", b",").replace(b".0]", b"]").decode().splitlines()
+    return [None if line == _NO_PARTS else line for line in lines]
 
 
 def moved_parts(stored: bytes | str | None) -> dict[str, float | None]:

@@ -9,11 +9,12 @@
 --       7 per hash how many of the last arguments it takes   8 per hash fields to delete
 --       9 per ranked set: value, id, value, id ..
 --       10 names of the score fields that are text, then of those that are numbers; none: only the
---       packed states are kept   11 how many are text   12 texts, flat, row by row
+--       packed states are kept   11 how many are text   12 texts, flat, row by row, nil for no value
 --       as arguments of their own, for Redis 7.0's cmsgpack knows no bytes:
 --       13 numbers, flat, row by row, each as it is to be stored and followed by a comma; null is
 --       stored as no text: a number of Lua's would be written with 17 digits
---       14 .. names and bytes of what the hashes take, one hash after the other, then packed states
+--       14 packed states, one after the other   15 how many bytes each has, msgpack
+--       16 .. names and bytes of what the hashes take, one hash after the other
 local keep = tonumber(ARGV[3])
 local alerts, sizes = cmsgpack.unpack(ARGV[6]), cmsgpack.unpack(ARGV[7])
 local gone, top = cmsgpack.unpack(ARGV[8]), cmsgpack.unpack(ARGV[9])
@@ -49,7 +50,7 @@ for part = 1, #fields, MOST do
   redis.call('HSET', KEYS[1], unpack(fields, part, math.min(part + MOST - 1, #fields)))
 end
 
-local taken = 13
+local taken = 15
 for h = 1, #sizes do
   local last = taken + sizes[h]
   for part = taken + 1, last, MOST do
@@ -91,15 +92,16 @@ local width, of_text = #names, cmsgpack.unpack(ARGV[11])
 local args = {}
 for f = 1, width do args[2 * f - 1] = names[f] end
 args[2 * width + 1] = 's'
-local first = first_ranked + #top
+local first, lengths, state = first_ranked + #top, cmsgpack.unpack(ARGV[15]), 1
 for c = 1, #KEYS - first do
   local base = (c - 1) * of_text
-  for f = 1, of_text do args[2 * f] = texts[base + f] end
+  for f = 1, of_text do args[2 * f] = texts[base + f] or '' end
   for f = of_text + 1, width do
     local value = number()
     args[2 * f] = value ~= 'null' and value or ''
   end
-  args[2 * width + 2] = ARGV[taken + c]
+  args[2 * width + 2] = string.sub(ARGV[14], state, state + lengths[c] - 1)
+  state = state + lengths[c]
   if width == 0 then forget(KEYS[first + c]) end
   redis.call('HSET', KEYS[first + c], unpack(args))
 end

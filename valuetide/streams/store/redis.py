@@ -76,6 +76,10 @@ MAX_KEYS_PER_READ = 5_000
 """A read of that many takes the server about 3 ms; it answers nobody else meanwhile."""
 
 
+MANY_ARGUMENTS, LONG_ARGUMENT = 20, 16_384
+"""From how many arguments on, and from how many bytes, a command is packed in another way."""
+
+
 def customer_key(prefix: str, partition: int, customer_id: str) -> str:
     """Give the key of a customer's hash."""
     return f"{prefix}:{{{partition}}}:customer:{customer_id}"
@@ -147,7 +151,7 @@ def connect(url: str, **arguments: Any) -> "aioredis.Redis":
         Where the address is malformed; the text does not repeat it, for it may hold a password.
     """
     try:
-        return aioredis.Redis.from_url(
+        client = aioredis.Redis.from_url(
             url,
             **{
                 "socket_connect_timeout": 5,
@@ -160,6 +164,30 @@ def connect(url: str, **arguments: Any) -> "aioredis.Redis":
         raise FaultError(
             "redis_url: must be redis://[user:password@]host:port[/database] or rediss://…"
         ) from error
+    pool = client.connection_pool
+    pool.connection_class = type("Connection", (_PacksAtOnce, pool.connection_class), {})
+    return client
+
+
+class _PacksAtOnce:
+    """Packs a command of many arguments by one join; redis-py does it in Python, one by one.
+
+    A commit has a key for each customer, and some long arguments, which are not copied.
+    """
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        connection = cast("Any", super())
+        if len(args) < MANY_ARGUMENTS:
+            return cast("list[bytes]", connection.pack_command(*args))
+        encode = cast("Any", self).encoder.encode
+        packed, parts = [], [b"*%d\r\n" % len(args)]
+        for arg in map(encode, args):
+            if len(arg) < LONG_ARGUMENT:
+                parts.append(b"$%d\r\n%b\r\n" % (len(arg), arg))
+            else:
+                packed += [b"".join([*parts, b"$%d\r\n" % len(arg)]), arg]
+                parts = [b"\r\n"]
+        return [*packed, b"".join(parts)]
 
 
 class RedisStore:
@@ -255,6 +283,7 @@ class RedisStore:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
         prefix, partition = self._prefix, commit.partition
         series, gone = _changes(commit.series)
+        customers = customer_key(prefix, partition, "")
         floors = await self._run(
             commit,
             keys=[
@@ -265,7 +294,7 @@ class RedisStore:
                 model_key(prefix, partition),
                 series_key(prefix, partition),
                 *(top_key(prefix, partition, name) for name in self._ranked),
-                *(customer_key(prefix, partition, customer) for customer in commit.ids),
+                *[customers + customer for customer in commit.ids],
             ],
             hashes=[
                 commit.months,
@@ -363,8 +392,7 @@ class RedisStore:
     ) -> list[bytes]:
         """Run the script; gives the least ranked values."""
         pack = msgpack.packb
-        every_text = chain.from_iterable(map(self._texts, rows))
-        texts = ["" if text is None else text for text in every_text]
+        texts = list(chain.from_iterable(map(self._texts, rows)))
         numbers = msgspec.json.encode(list(chain.from_iterable(map(self._numbers, rows))))
         args: list[Any] = [
             commit.sequence,
@@ -378,11 +406,12 @@ class RedisStore:
             pack(ranked),
             pack(self._columns if rows else []),
             pack(self._of_text if rows else 0),
-            pack(texts),
+            msgspec.msgpack.encode(texts),
             # A whole number is stored as one; the last has a comma, too.
             (numbers[1:-1] + b",").replace(b".0,", b","),
+            b"".join(states),
+            pack(list(map(len, states))),
             *(part for entries in hashes for entry in entries.items() for part in entry),
-            *states,
         ]
         with mapped_errors():
             made, sequence, writer, floors = await self._commit(keys=keys, args=args)
