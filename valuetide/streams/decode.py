@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
+from itertools import repeat
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -197,12 +198,14 @@ class Decoder:
             if value is None:
                 rejections.append(Rejection(i, "value", "value: is null"))
                 continue
-            if len(value) > limit:
-                reason = f"value: has {len(value)} bytes, at most {limit} are taken"
+            size = len(value)
+            if size > limit:
+                reason = f"value: has {size} bytes, at most {limit} are taken"
                 rejections.append(Rejection(i, "value", reason))
                 continue
             try:
-                event = quick(value) if is_plain(value) else self._slowly(value)
+                plain = (size <= DEEP and value.isascii()) or is_plain(value)
+                event = quick(value) if plain else self._slowly(value)
             except msgspec.MsgspecError:
                 event = self._slowly(value)
             if event is None:
@@ -251,10 +254,7 @@ class Decoder:
         now_ms: int,
     ) -> Decoded:
         n = len(events)
-        times = map(attrgetter("occurred_at"), events)
-        seconds = (t if type(t) is float else t.timestamp() for t in times)
-        at = np.fromiter(seconds, np.float64, n)
-        at_ms = np.rint(at * 1000.0).astype(np.int64)
+        at_ms = np.rint(_seconds(events) * 1000.0).astype(np.int64)
         faults: list[tuple[NDArray[np.bool_], str, str]] = [
             (at_ms < 0, "occurred_at", "is before 1970"),
             (at_ms > now_ms + DAY_MS, "occurred_at", "is more than a day ahead"),
@@ -266,9 +266,11 @@ class Decoder:
         limit = self._vocabulary.max_amount * 10.0**self._vocabulary.minor_digits
         if self._role == "orders":
             rates = self._vocabulary.minor_per_unit
-            rate = np.fromiter((rates.get(e.currency, -1.0) for e in events), np.float64, n)
+            currencies = map(attrgetter("currency"), events)
+            rate = np.fromiter(map(rates.get, currencies, repeat(-1.0)), np.float64, n)
             faults.append((rate < 0, "currency", "is not in the vocabulary"))
-            kind = np.fromiter((ORDER_KINDS[e.kind] for e in events), np.uint8, n)
+            order_kinds = map(attrgetter("kind"), events)
+            kind = np.fromiter(map(ORDER_KINDS.__getitem__, order_kinds), np.uint8, n)
             order = _hashes(map(attrgetter("order_id"), events), n, _ORDER_ID_SEED)
             gross = np.fromiter(map(attrgetter("amount"), events), np.float64, n) * rate
             spent = _costs(events) * rate
@@ -276,14 +278,13 @@ class Decoder:
             faults.append((spent > limit, "cost", "is above the vocabulary's max_amount"))
             amount, cost = _minor(gross, limit), _minor(spent, limit)
         elif self._role == "interactions":
-            kinds = self._kinds
-            known = np.fromiter((e.kind in kinds for e in events), np.bool_, n)
+            kinds = list(map(attrgetter("kind"), events))
+            known = np.fromiter(map(self._kinds.__contains__, kinds), np.bool_, n)
             faults.append((~known, "kind", "is not in the vocabulary"))
             spent = _costs(events) * 10.0**self._vocabulary.minor_digits
             faults.append((spent > limit, "cost", "is above the vocabulary's max_amount"))
             cost = _minor(spent, limit)
-            signals = self._signals
-            found = (signals.get(e.kind, NO_SIGNAL) for e in events)
+            found = map(self._signals.get, kinds, repeat(NO_SIGNAL))
             signal = np.fromiter(found, np.uint8, n)
         else:
             low = np.fromiter((e.scale[0] for e in events), np.float64, n)
@@ -360,6 +361,17 @@ def _limits(role: Role, vocabulary: Vocabulary) -> dict[str, tuple[int, str]]:
     return {
         name: (most, f"more than {most} entries") for name, most in every.items() if name in fields
     }
+
+
+def _seconds(events: list[Any]) -> NDArray[np.float64]:
+    """Give the times of events as seconds since 1970."""
+    times = map(attrgetter("occurred_at"), events)
+    try:
+        return np.fromiter(times, np.float64, len(events))
+    except TypeError:  # there are some that were written as text
+        times = map(attrgetter("occurred_at"), events)
+        seconds = (t if type(t) is float else t.timestamp() for t in times)
+        return np.fromiter(seconds, np.float64, len(events))
 
 
 def _costs(events: list[Any]) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from valuetide.schemas.score import DEFAULT_HORIZONS, Score
-from valuetide.scoring.arrays import NO_TIME
+from valuetide.scoring.arrays import DAY_MS, NO_TIME
 from valuetide.scoring.current_value import CurrentValue
 from valuetide.scoring.lifetime.moved import PARTS
 from valuetide.scoring.lifetime.value import Potential
@@ -91,16 +91,33 @@ TOTALS = ("orders", "revenue", "refunds", "margin", "cost_to_serve", "profit")
 """Fields whose sum over all customers is kept, money in minor units."""
 
 
-WEEK_MS = 7 * 86_400_000
+WEEK_MS = 7 * DAY_MS
+
+_MINUTES = [f"T{minute // 60:02d}:{minute % 60:02d}:" for minute in range(1_440)]
+_SECONDS = [f"{second:02d}." for second in range(60)]
+_MILLISECONDS = [f"{ms:03d}Z" for ms in range(1_000)]
 
 
 def format_times(at_ms: NDArray[np.int64]) -> list[str | None]:
     """Write times as RFC 3339 in UTC with milliseconds; no time becomes ``None``."""
-    texts = np.datetime_as_string(at_ms.astype("datetime64[ms]"), unit="ms").tolist()
-    return [
-        None if at == NO_TIME else text + "Z"
-        for at, text in zip(at_ms.tolist(), texts, strict=True)
+    none = at_ms == NO_TIME
+    day, ms = np.divmod(np.where(none, 0, at_ms), DAY_MS)
+    minute, ms = np.divmod(ms, 60_000)
+    second, ms = np.divmod(ms, 1_000)
+    parts = zip(day.tolist(), minute.tolist(), second.tolist(), ms.tolist(), strict=True)
+    texts: list[str | None] = [
+        f"{_day(day)}{_MINUTES[minute]}{_SECONDS[second]}{_MILLISECONDS[ms]}"
+        for day, minute, second, ms in parts
     ]
+    for place in np.flatnonzero(none).tolist():
+        texts[place] = None
+    return texts
+
+
+@lru_cache(maxsize=1 << 15)
+def _day(day: int) -> str:
+    """Write a day, counted from 1970; scores name few, and most of them again and again."""
+    return str(np.datetime64(day, "D"))
 
 
 @dataclass(frozen=True, slots=True)
