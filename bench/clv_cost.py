@@ -4,7 +4,8 @@
 
 All of CDNOW through one shard's memory, in micro-batches of 1,000 and 4,000 orders, without broker
 and Redis. The least of some rounds counts: others use the machine as well, which also makes CPU
-time longer.
+time longer. The model's part holds all its evaluations, those of what scores were on the way from
+the last ones included; moved_by's is what is left to it.
 """
 
 import time

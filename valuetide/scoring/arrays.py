@@ -54,7 +54,7 @@ def spans(start: IntArray, length: IntArray) -> IntArray:
     >>> spans(np.array([10, 50, 20]), np.array([2, 0, 3])).tolist()
     [10, 11, 20, 21, 22]
     """
-    ends = np.cumsum(length)
+    ends = length.cumsum()
     shift = np.repeat(start - ends + length, length)
     shift += np.arange(shift.size)
     return shift
@@ -128,7 +128,7 @@ def sorting(keys: IntArray, bits: int) -> IntArray:
     """
     low = int(keys.size).bit_length()
     if bits + low > 63:  # noqa: PLR2004 - bits of a positive int64
-        return np.argsort(keys, kind="stable")
+        return keys.argsort(kind="stable")
     return np.sort((keys << low) | np.arange(keys.size)) & ((1 << low) - 1)
 
 
@@ -147,7 +147,7 @@ class Segments:
     def of(cls, lengths: IntArray) -> "Segments":
         """Segments of these lengths, (m,), one after the other."""
         filled = lengths > 0
-        return cls(filled, (np.cumsum(lengths) - lengths)[filled])
+        return cls(filled, (lengths.cumsum() - lengths)[filled])
 
     def reduce(self, ufunc: np.ufunc, values: NDArray[Any], empty: int = 0) -> NDArray[Any]:
         """Reduce the last axis of values, (..., k), to one number a segment, (..., m).

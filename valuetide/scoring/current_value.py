@@ -176,7 +176,7 @@ def _days(
     settled_last = np.where(none, NO_DAY, settled["last_at"] // DAY_MS)
     day = entries[AT] // DAY_MS
     open_first = segments.reduce(np.minimum, np.where(live, day, NO_DAY), NO_DAY)
-    opening = live & (day == np.repeat(open_first, lengths))
+    opening = live & (day == open_first.repeat(lengths))
     open_spend = segments.reduce(np.add, entries[AMOUNT] * opening)
     first = np.minimum(settled_first, open_first)
     spend = np.where(open_first == first, open_spend, 0)
@@ -184,8 +184,8 @@ def _days(
 
     another = live
     if not none.all():
-        another = live & (day != np.repeat(settled_first, lengths))
-        another &= day != np.repeat(settled_last, lengths)
+        another = live & (day != settled_first.repeat(lengths))
+        another &= day != settled_last.repeat(lengths)
     owner = np.repeat(np.arange(lengths.size), lengths)
     keys = np.sort(((owner << _DAY_BITS) | day)[another])
     distinct = keys[group_starts(keys)] >> _DAY_BITS

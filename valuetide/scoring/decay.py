@@ -55,7 +55,7 @@ def forward_weight(at: IntArray, half_life_ms: float) -> FloatArray:
     [1.0, 4.0]
     """
     halvings: NDArray[np.float64] = (at - LANDMARK_MS) / half_life_ms
-    np.clip(halvings, -MAX_HALVINGS, MAX_HALVINGS, out=halvings)
+    np.minimum(np.maximum(halvings, -MAX_HALVINGS, out=halvings), MAX_HALVINGS, out=halvings)
     weights: FloatArray = np.exp2(halvings)
     return weights
 

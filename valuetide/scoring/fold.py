@@ -167,9 +167,9 @@ def fold(customers: Customers, batch: OrderBatch | InteractionBatch | FeedbackBa
         if isinstance(batch, OrderBatch):
             unmatched, places, had_none = _fold_orders(customers, batch, accepted)
             made[places] = True
-            who, earliest = np.unique(batch.row[places], return_index=True)
-            new = had_none[np.searchsorted(accepted.rows, who)]
-            first[places[earliest[new]]] = True
+            new = places[had_none[accepted.rows.searchsorted(batch.row[places])]]
+            if new.size:
+                first[new[np.unique(batch.row[new], return_index=True)[1]]] = True
             placed = accepted.picked[batch.kind[accepted.picked] == KIND_PLACED]
             note_orders(customers.signals, batch.row[placed], batch.at[placed] // DAY_MS)
         else:
@@ -226,8 +226,8 @@ def _fold_orders(
     local = np.arange(rows.size)
     # Whoever has something settled had more than 16 entries, and is taken for a customer.
     had_none = np.asarray((customers.records["flags"][rows] & SETTLED) == 0)
-    had_none[np.repeat(local, lengths)[(entries[FLAGS] & PLACED) != 0]] = False
-    owner = np.concatenate([np.repeat(local, lengths), np.repeat(local, accepted.sizes)])
+    had_none[local.repeat(lengths)[(entries[FLAGS] & PLACED) != 0]] = False
+    owner = np.concatenate([local.repeat(lengths), local.repeat(accepted.sizes)])
     entries = np.concatenate([entries, _as_entries(batch, accepted.picked)], axis=1)
     entries, owner, placed = _merge(entries, owner, rows.size)
     made = accepted.picked[placed[placed >= known] - known]
@@ -280,7 +280,7 @@ def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, I
     """
     if owners < _ONE_KEY:
         key = (owner << ID_BITS) | entries[ORDER]
-        by_key = np.argsort(key)
+        by_key = key.argsort()
         key = key[by_key]
         starts = group_starts(key)
     else:
@@ -306,7 +306,7 @@ def _merge(entries: IntArray, owner: IntArray, owners: int) -> tuple[IntArray, I
 
 def _join(group: IntArray, orders: IntArray, sizes: IntArray) -> IntArray:
     """One entry of each group of entries that lie side by side."""
-    starts = np.cumsum(sizes) - sizes
+    starts = sizes.cumsum() - sizes
     joined = np.empty((COLUMNS, sizes.size), np.int64)
     joined[ORDER] = orders
     joined[FLAGS] = np.bitwise_or.reduceat(group[FLAGS], starts)
@@ -317,8 +317,8 @@ def _join(group: IntArray, orders: IntArray, sizes: IntArray) -> IntArray:
     when = group[AT] + ((group[FLAGS] & PLACED == 0).astype(np.int64) << ID_BITS)
     first = np.minimum.reduceat(when, starts)
     joined[AT] = first & MAX_TIME
-    ties = when == np.repeat(first, sizes)
+    ties = when == first.repeat(sizes)
     joined[AMOUNT] = np.maximum.reduceat(np.where(ties, group[AMOUNT], 0), starts)
-    ties &= group[AMOUNT] == np.repeat(joined[AMOUNT], sizes)
+    ties &= group[AMOUNT] == joined[AMOUNT].repeat(sizes)
     joined[COST] = np.maximum.reduceat(np.where(ties, group[COST], 0), starts)
     return joined

@@ -100,7 +100,7 @@ class Ledger:
         needed = int(rooms.sum())
         if self.used + needed > self._columns.shape[1]:
             self._compact(needed)
-        ends = np.cumsum(rooms) + self.used
+        ends = rooms.cumsum() + self.used
         self._start[rows] = ends - rooms
         self._room[rows] = rooms
         self.used += needed
@@ -115,7 +115,7 @@ class Ledger:
         columns = np.zeros((COLUMNS, max(_SMALLEST, 2 * (blocks.size + needed))), np.int64)
         for column, old in zip(columns, self._columns, strict=True):
             column[: blocks.size] = old[blocks]
-        self._start[owners] = np.cumsum(rooms) - rooms
+        self._start[owners] = rooms.cumsum() - rooms
         self._columns = columns
         self.used = blocks.size
         self.garbage = 0

@@ -142,7 +142,7 @@ def encode(state: State) -> list[bytes]:
     layouts = has_cost + 2 * has_refund.astype(np.int64)
     # Ends of the entries in a row of all entries, from which sums over customers are differences.
     ends = np.concatenate([[0], np.cumsum(_SIZES[layouts])])
-    bounds = ends[np.concatenate([[0], np.cumsum(state.lengths)])]
+    bounds = ends[np.concatenate([[0], state.lengths.cumsum()])]
     body_sizes = bounds[1:] - bounds[:-1]
     stops = np.cumsum(head_sizes + body_sizes + n_ring * _ID_BYTES)
     ring_at = stops - n_ring * _ID_BYTES
@@ -193,7 +193,7 @@ def decode(blobs: Sequence[bytes]) -> State:
     _refuse(sizes < HEADER_BYTES, "truncated header")
     # The padding lets every field be read as eight bytes, and lets lengths be checked afterwards.
     buffer = b"".join(blobs) + bytes(RECORD_BYTES)
-    ends = np.cumsum(sizes)
+    ends = sizes.cumsum()
     at = ends - sizes
     records = _records(buffer, at, sizes)
     at += np.where(records["flags"] & SETTLED, RECORD_BYTES, HEADER_BYTES)

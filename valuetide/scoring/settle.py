@@ -62,15 +62,16 @@ def overflow(entries: IntArray, owner: IntArray, lengths: IntArray) -> IntArray:
     at, whose = entries[AT, candidates], owner[candidates]
     # Most often a customer and a time fit into one number, and no two are equal.
     key = (whose << ID_BITS) | at
-    order = np.argsort(key)
+    order = key.argsort()
     key = key[order]
     if whose[-1] >= 1 << (63 - ID_BITS) or (key[1:] == key[:-1]).any():
         order = np.lexsort((entries[ORDER, candidates], at, whose))
     candidates, whose = candidates[order], whose[order]
     starts = group_starts(whose)
     sizes = lengths[whose[starts]]
-    rank = np.arange(candidates.size) - np.repeat(starts, sizes)
-    return candidates[rank < np.repeat(sizes - OPEN_ORDERS, sizes)]
+    rank = np.arange(candidates.size) - starts.repeat(sizes)
+    surplus: IntArray = candidates[rank < (sizes - OPEN_ORDERS).repeat(sizes)]
+    return surplus
 
 
 def settle(
@@ -123,12 +124,12 @@ def _settle_days(records: NDArray[np.void], rows: IntArray, at: IntArray, amount
     another = np.ones(day.size, np.bool_)
     another[1:] = day[1:] != day[:-1]
     another[starts] = True
-    first, last = np.repeat(first_day, sizes), np.repeat(last_day, sizes)
+    first, last = first_day.repeat(sizes), last_day.repeat(sizes)
     another &= (day > last) | ((day < last) & (day != first))
     records["days"][who] += np.add.reduceat(another.astype(np.uint32), starts)
 
     opening = day[starts]
-    spend = np.add.reduceat(amount * (day == np.repeat(opening, sizes)), starts)
+    spend = np.add.reduceat(amount * (day == opening.repeat(sizes)), starts)
     earlier = np.where(opening <= first_day, spend, 0)
     records["first_day_spend"][who] = earlier + np.where(
         opening < first_day, 0, before["first_day_spend"]

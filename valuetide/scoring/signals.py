@@ -71,7 +71,7 @@ def note_signals(
     if not use.size:
         return
     group = row[use] * len(KINDS) + kind[use]
-    by_group = np.argsort(group, kind="stable")
+    by_group = group.argsort(kind="stable")
     use, group = use[by_group], group[by_group]
     day, since = day[use], since[use]
     starts = group_starts(group)
@@ -107,7 +107,7 @@ def note_orders(signals: NDArray[np.void], row: IntArray, day: IntArray) -> None
     newer = true_at(day > signals["since"][row])
     if not newer.size:
         return
-    newer = newer[np.argsort(row[newer], kind="stable")]
+    newer = newer[row[newer].argsort(kind="stable")]
     row, day = row[newer], day[newer]
     starts = group_starts(row)
     newest = day > _running(day, starts, signals["since"][row[starts]].astype(np.int64))
@@ -117,7 +117,7 @@ def note_orders(signals: NDArray[np.void], row: IntArray, day: IntArray) -> None
     signals["since"][row[~heard]] = day[~heard]
     row, day = row[heard], day[heard]
     starts = group_starts(row)
-    nth = np.arange(row.size) - np.repeat(starts, group_sizes(starts, row.size))
+    nth = np.arange(row.size) - starts.repeat(group_sizes(starts, row.size))
     for turn in range(int(nth.max(initial=-1)) + 1):
         now = nth == turn
         signals[row[now]] = _after_order(signals[row[now]], day[now])

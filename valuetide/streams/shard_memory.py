@@ -258,7 +258,7 @@ class ShardMemory:
         rows = parts[0].folded.rows
         if len(parts) > 1:
             rows = np.unique(np.concatenate([part.folded.rows for part in parts]))
-        ids = [self._customers.ids[row] for row in rows.tolist()]
+        ids = list(map(self._customers.ids.__getitem__, rows.tolist()))
         value = self._value(rows, now_ms)
         self._total(rows, value)
         for part in parts:
@@ -399,7 +399,7 @@ class ShardMemory:
         settings = self._settings
         digits = settings.vocabulary.minor_digits
         back = rank_values(value, now_ms, settings.half_life_days, digits)
-        return np.vstack([back, np.nan_to_num(clv) / 10.0**digits])
+        return np.concatenate([back, [np.where(np.isnan(clv), 0.0, clv) / 10.0**digits]])
 
     def _rank(
         self, rows: NDArray[np.intp], ranks: NDArray[np.float64]
@@ -449,11 +449,11 @@ def _wider(column: NDArray[V], capacity: int) -> NDArray[V]:
 
 def _sum(values: NDArray[np.float64]) -> int:
     """Sum of whole numbers, NaN left out; not of doubles, which do not hold every large one."""
-    return int(np.nan_to_num(values).astype(np.int64).sum())
+    return int(values[~np.isnan(values)].astype(np.int64).sum())
 
 
 def _totals(value: CurrentValue) -> NDArray[np.int64]:
-    return np.stack([getattr(value, name) for name in TOTALS])
+    return np.array([getattr(value, name) for name in TOTALS])
 
 
 def _batch(

@@ -77,7 +77,7 @@ class Past:
 
 def basis_of(value: CurrentValue) -> IntArray:
     """Give what expectations of customers rest on, ``(6, m)``."""
-    return np.stack([getattr(value, name) for name in BASIS])
+    return np.array([getattr(value, name) for name in BASIS])
 
 
 class ShardModel:

@@ -64,6 +64,8 @@ class Conformal:
         Matured outcomes learned from, and how many of them the ends in force at their turn held.
     upper, lower
         Shifts at the knots, in spreads, outwards.
+    upper_knots, lower_knots
+        Probabilities of nothing at which they are kept.
 
     Examples
     --------
@@ -79,6 +81,8 @@ class Conformal:
         self.outcomes = self.inside = 0
         self.upper: FloatArray = np.zeros(len(_UPPER_KNOTS))
         self.lower: FloatArray = np.zeros(len(_LOWER_KNOTS))
+        self.upper_knots: FloatArray = level * np.array(_UPPER_KNOTS)
+        self.lower_knots: FloatArray = (1.0 - level) / 2.0 * np.array(_LOWER_KNOTS)
 
     def interval(self, predicted: Predictive) -> tuple[FloatArray, FloatArray]:
         """Lower and upper ends, currency units, (n,)."""
@@ -153,16 +157,6 @@ class Conformal:
         state.outcomes, state.inside = outcomes, inside
         state.upper, state.lower = np.array(shifts[:4]), np.array(shifts[4:])
         return state
-
-    @property
-    def upper_knots(self) -> FloatArray:
-        """Probabilities of nothing at which the upper end's shifts are kept."""
-        return self.level * np.array(_UPPER_KNOTS)
-
-    @property
-    def lower_knots(self) -> FloatArray:
-        """The same of the lower end."""
-        return (1.0 - self.level) / 2.0 * np.array(_LOWER_KNOTS)
 
 
 def intervals(

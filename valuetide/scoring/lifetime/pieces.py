@@ -77,9 +77,11 @@ class Changes:
         members = self._learner.sample.members
         last = (members["key"] & np.uint64(0xFF)).astype(np.uint8)
         # Stable: members are sorted by key, and so are those of each piece.
-        data = np.take(members, np.argsort(last, kind="stable")).tobytes()
+        rewritten = true_at(self._changed[last])
+        last = last[rewritten]
+        data = np.take(members, rewritten[last.argsort(kind="stable")]).tobytes()
         size = MEMBER.itemsize
-        ends = (np.cumsum(np.bincount(last, minlength=PIECES)) * size).tolist()
+        ends = (np.bincount(last, minlength=PIECES).cumsum() * size).tolist()
         pieces = {
             _NAMES[n]: data[ends[n - 1] if n else 0 : ends[n]]
             for n in true_at(self._changed).tolist()

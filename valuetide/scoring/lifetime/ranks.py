@@ -12,11 +12,14 @@ the value that a customer no longer has.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from valuetide.scoring.arrays import BoolArray, FloatArray, IntArray, true_at
+
+N = TypeVar("N", bound=np.number)
 
 WIDTH: Final = 0.001
 # asinh of 1e11 minor units; whoever is beyond is in the last bin.
@@ -64,13 +67,14 @@ class Ranks:
 
     def move(self, before: FloatArray, now: FloatArray) -> None:
         """Move customers from one value to another, minor units, (m,); NaN is not to be ranked."""
-        for values, sign in ((before, -1), (now, 1)):
-            bins = bin_of(values[~np.isnan(values)])
-            if bins.size:
-                np.add.at(self.counts, bins, sign)
-                self._changed[bins // PIECE] = True
-                self._reach(int(bins.min()), int(bins.max()) + 1)
-                self.moves += bins.size
+        left = before[~np.isnan(before)]
+        bins = bin_of(np.concatenate([left, now[~np.isnan(now)]]))
+        if bins.size:
+            np.subtract.at(self.counts, bins[: left.size], 1)
+            np.add.at(self.counts, bins[left.size :], 1)
+            self._changed[bins // PIECE] = True
+            self._reach(int(bins.min()), int(bins.max()) + 1)
+            self.moves += bins.size
 
     def _reach(self, low: int, high: int) -> None:
         self.low, self.high = min(self.low, low), max(self.high, high)
@@ -107,7 +111,7 @@ class Percentiles:
         moves = sum(shard.moves for shard in self._shards)
         if self._read_at < 0 or moves - self._read_at > _STALE * self._total:
             self._read(moves)
-        places = np.clip(bin_of(values) - self._low, 0, self._below.size - 1)
+        places = _within(bin_of(values) - self._low, self._below.size - 1)
         share: FloatArray = self._below[places] * (100.0 / max(self._total, 1))
         return share
 
@@ -129,4 +133,10 @@ class Percentiles:
 def bin_of(values: FloatArray) -> IntArray:
     """Bin of each value, minor units."""
     place = (np.arcsinh(values) + REACH) * (1.0 / WIDTH)
-    return np.clip(place, 0, BINS - 1).astype(np.int64)
+    return _within(place, BINS - 1).astype(np.int64)
+
+
+def _within(values: NDArray[N], most: int) -> NDArray[N]:
+    """Values held within 0 and most; np.clip takes three times as long on few values."""
+    held: NDArray[N] = np.minimum(np.maximum(values, 0), most)
+    return held

@@ -161,7 +161,7 @@ class Sample:
             return
         # By customer, each one's orders as they came.
         keys = keys[eligible]
-        by_key = np.argsort(keys, kind="stable")
+        by_key = keys.argsort(kind="stable")
         eligible, keys = eligible[by_key], keys[by_key]
         day, amount = orders.day[eligible], orders.amount[eligible]
         starts = group_starts(keys)

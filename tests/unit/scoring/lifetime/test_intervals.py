@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from valuetide.scoring.lifetime.conformal import Conformal
+from valuetide.scoring.lifetime.conformal import Conformal, intervals
 from valuetide.scoring.lifetime.predictive import Predictive
 
 
@@ -77,3 +77,27 @@ def test_ends_are_in_order() -> None:
 def test_strange_bytes_are_refused(blob: bytes) -> None:
     with pytest.raises(ValueError, match="conformal"):
         Conformal.decode(blob)
+
+
+def test_horizons_together_have_the_intervals_of_each() -> None:
+    rng = np.random.default_rng(6)
+    both = [Conformal(0.8), Conformal(0.6)]
+    parts = [some(rng, 500), some(rng, 500)]
+    together = Predictive(
+        *(
+            np.stack([getattr(part, name) for part in parts])
+            for name in ("none", "log_median", "log_sd")
+        )
+    )
+    found = np.stack(intervals(both, together))
+    for nth, (one, part) in enumerate(zip(both, parts, strict=True)):
+        # Ends that nothing has moved are quantiles of the prediction.
+        tail = (1.0 - one.level) / 2.0
+        often = part.none < tail
+        quantiles = [part.quantile(np.full(500, level)) for level in (tail, 1.0 - tail)]
+        np.testing.assert_allclose(found[:, nth, often], np.stack(quantiles)[:, often])
+        one.update(part, drawn(part, rng, 0.7, 1.4))
+    moved = np.stack(intervals(both, together))
+    assert (moved[1] > found[1]).any(axis=1).all()
+    for nth, (one, part) in enumerate(zip(both, parts, strict=True)):
+        np.testing.assert_array_equal(moved[:, nth], np.stack(one.interval(part)))

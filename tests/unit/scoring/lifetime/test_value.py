@@ -8,7 +8,7 @@ import pytest
 from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.lifetime import purchases
 from valuetide.scoring.lifetime.conformal import Conformal
-from valuetide.scoring.lifetime.moved import PARTS, Moved, moved_by
+from valuetide.scoring.lifetime.moved import PARTS, Moved, between, moved_by
 from valuetide.scoring.lifetime.parameters import Parameters, Purchases, Spend
 from valuetide.scoring.lifetime.purchases import Histories
 from valuetide.scoring.lifetime.value import (
@@ -18,6 +18,7 @@ from valuetide.scoring.lifetime.value import (
     Terms,
     clv,
     potential,
+    potential_beside,
 )
 
 CDNOW = Parameters(Purchases(0.5248, 6.1831, 0.8914, 1.614), Spend(6.25, 3.744, 15.444))
@@ -64,6 +65,26 @@ def test_value_does_not_depend_on_who_is_scored_together() -> None:
         for n in np.array_split(np.arange(400), 57)
     ]  # fmt: skip
     np.testing.assert_allclose(np.concatenate(apart, axis=1), clv(CDNOW, of, TERMS), rtol=2e-6)
+
+
+def test_scored_beside_others_value_is_what_it_is_apart() -> None:
+    of, other = facts(), facts(300, seed=3)
+    # Some buy more often than the weights that are kept go, and some of the others are alike.
+    often = replace(of.seen, x=np.where(np.arange(400) % 7 == 0, of.seen.x + 70, of.seen.x))
+    of = with_gained(replace(of, seen=often), 6)
+    others = other.and_others(of[np.arange(0, 400, 3)])
+    found, values = potential_beside(CDNOW, of, others, TERMS, BOTH)
+    apart = potential(CDNOW, of, TERMS, BOTH)
+    for name in ("p_alive", "expected_orders", "clv", "median_wait_weeks", "low", "high"):
+        np.testing.assert_allclose(getattr(found, name), getattr(apart, name), rtol=1e-5)
+    np.testing.assert_allclose(values, clv(CDNOW, others, TERMS), rtol=1e-5)
+    np.testing.assert_allclose(values[:, 300:], found.clv[:, ::3], rtol=1e-12)
+
+
+def test_intervals_that_are_not_asked_for_are_not_made() -> None:
+    without, apart = potential(CDNOW, facts(), TERMS, []), potential(CDNOW, facts(), TERMS, BOTH)
+    assert without.low.shape == without.high.shape == (0, 400)
+    np.testing.assert_array_equal(without.clv, apart.clv)
 
 
 def test_a_customer_who_only_costs_has_a_negative_interval() -> None:
@@ -175,6 +196,9 @@ def test_signals_have_their_part_of_the_change_and_parts_sum_to_it() -> None:
     value_before, value_now = clv(CDNOW, before, TERMS)[-1], clv(CDNOW, now, TERMS)[-1]
     moved = moved_by(before, value_before, now, value_now, CDNOW, TERMS)
     np.testing.assert_allclose(total(moved), value_now - value_before, atol=1e-9)
+    on_the_way = clv(CDNOW, between(before, now), TERMS)[-1]
+    known = moved_by(before, value_before, now, value_now, CDNOW, TERMS, on_the_way)
+    np.testing.assert_array_equal(total(known), total(moved))
     for part, row in ((moved.interactions, 0), (moved.feedback, 1)):
         assert not part[ordered].any()
         fell = now.gained[row, ~ordered] > before.gained[row, ~ordered]  # type: ignore[index]
