@@ -151,7 +151,7 @@ class CustomerWatch:
             flags &= ~np.uint8(WATCHED | FALLEN)
         if not rules:
             return flags, []
-        ahead, totals, knowledge = scores.ahead, scores.totals, pool.knowledge
+        ahead, totals, knowledge = scores.ahead, scores.totals, pool.at(scores.now_ms)
         buyers = ahead.buyers
         worthy = self._worthy(scores.percentile, ahead.clv)
         moves = self._moves(scores, worthy, model, pool)
@@ -184,7 +184,7 @@ class CustomerWatch:
 
     def _moves(self, scores: Scores, worthy: BoolArray, model: ShardModel, pool: Pool) -> Moves:
         """Compare the two scores; P(alive) before an order only of those of whom it counts."""
-        ahead, knowledge, buyers = scores.ahead, pool.knowledge, scores.ahead.buyers
+        ahead, knowledge, buyers = scores.ahead, pool.at(scores.now_ms), scores.ahead.buyers
         last, frequency = scores.basis[_LAST, buyers], scores.basis[_FREQUENCY, buyers]
         clv = scores.past.clv[buyers]
         known = ~np.isnan(clv)

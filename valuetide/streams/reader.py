@@ -195,6 +195,7 @@ class Reader:
             for home, places in packed.items():
                 states = [rows[at][-1] for at in places]
                 now_ms = await self._now_ms(home)
+                view = await self._recent_view(now_ms)
                 found = view.evaluate(home, [ids[at] for at in places], states, now_ms)
                 made = self._scores(found, view.percentiles.of(found.stored_clv))
                 for at, score in zip(places, made, strict=True):
@@ -210,14 +211,22 @@ class Reader:
         for score, percentile in zip(buyers, percentiles.of(clv).tolist(), strict=True):
             score[PERCENTILE] = round(percentile, 1)
 
-    async def _recent_view(self) -> View:
-        """Give what all shards had committed a short time ago."""
+    async def _recent_view(self, now_ms: int | None = None) -> View:
+        """Give what all shards had committed a short time ago, to score with if for a moment."""
         async with self._view_lock:
             age = time.monotonic() - self._view_read_at
             if self._view is None or age > VIEW_SECONDS:
                 self._view = await View.read(self._client, self._settings)
                 self._view_read_at = time.monotonic()
+            if now_ms is not None:
+                self._view = await self._view.at(self._client, now_ms)
             return self._view
+
+    async def _view_at(self, now_ms: int | None) -> tuple[View, int]:
+        """Give what all shards have committed, and the moment; ``None``: now."""
+        view = await View.read(self._client, self._settings)
+        now_ms = view.now_ms(self._clock) if now_ms is None else now_ms
+        return await view.at(self._client, now_ms), now_ms
 
     async def _now_ms(self, partition: int) -> int:
         """Give what is now for a shard; it is not before any event that has been committed."""
@@ -306,20 +315,26 @@ class Reader:
             },
         )
 
-    async def learned(self) -> Learned:
+    async def learned(self, now_ms: int | None = None) -> Learned:
         """Give what was learned, and how good predictions were.
+
+        Parameters
+        ----------
+        now_ms
+            The moment, ms since 1970: days before it are taken as over, so that all of their
+            orders count. ``None``: what is now for the workers' clock.
 
         Raises
         ------
         FaultError
             When what is in Redis cannot be read.
         """
-        return self._learned(await View.read(self._client, self._settings))
+        return self._learned(*await self._view_at(now_ms))
 
-    def _learned(self, view: View) -> Learned:
+    def _learned(self, view: View, now_ms: int) -> Learned:
         shares = view.shares
         return Learned(
-            view.knowledge,
+            view.knowledge(now_ms),
             sum(share.customers for share in shares.values()),
             sum(share.learner.orders for share in shares.values()),
             {partition: share.learner.parameters for partition, share in shares.items()},
@@ -333,8 +348,7 @@ class Reader:
 
     async def outlook(self, now_ms: int | None = None) -> Outlook:
         """Give what all customers together are worth, and will spend; see :meth:`evaluate`."""
-        view = await View.read(self._client, self._settings)
-        now_ms = view.now_ms(self._clock) if now_ms is None else now_ms
+        view, now_ms = await self._view_at(now_ms)
         days = self._settings.horizons_days
         digits = self._settings.vocabulary.minor_digits
         clv: dict[int, list[float]] = {horizon: [] for horizon in days}
@@ -345,7 +359,7 @@ class Reader:
                 clv[horizon] += np.round(ahead.clv[nth], digits).tolist()
                 orders, worth = ahead.expected_orders[nth], ahead.expected_order_value
                 spend[horizon] += (orders * worth).tolist()
-        learned = self._learned(view)
+        learned = self._learned(view, now_ms)
         # Of the sum over all customers the corrector is a good guess before it is proven, too.
         in_scores = learned.knowledge.factor if learned.corrected else 1.0
         factor = learned.knowledge.learned_factor / in_scores if learned.corrected else 1.0
@@ -375,8 +389,7 @@ class Reader:
         FaultError
             When what is in Redis cannot be read.
         """
-        view = await View.read(self._client, self._settings)
-        now_ms = view.now_ms(self._clock) if now_ms is None else now_ms
+        view, now_ms = await self._view_at(now_ms)
         everybody, ranks = await self._everybody(), Ranks()
         async for found in self._walk(view, everybody, now_ms):
             clv = found.ahead.clv

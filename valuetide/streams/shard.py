@@ -267,6 +267,7 @@ class Shard:
             settings.partitions,
             settings.model_refresh_seconds,
             settings.horizons_days,
+            self._now_ms(),
         )
         await services.closings.refresh(services.store, settings.model_refresh_seconds)
         self._memory.series.close(services.closings, self.partition)
@@ -658,6 +659,10 @@ class Shard:
         metrics.stage("fold", started)
 
         started = time.perf_counter()
+        queued = {chunk.topic for chunk in self._queue}
+        memory.note_reading(
+            {read.role: read.chunk.more or read.chunk.topic in queued for read in reads}
+        )
         scored = memory.score(parts, self._now_ms())
         metrics.stage("score", started)
 
@@ -666,10 +671,6 @@ class Shard:
             read.role: self._sort_out(read, part) for read, part in zip(reads, parts, strict=True)
         }
         records = [record for read in reads for record in read.chunk.records]
-        queued = {chunk.topic for chunk in self._queue}
-        memory.behind |= {
-            read.role: read.chunk.more or read.chunk.topic in queued for read in reads
-        }
         step = _Step(
             commit=memory.commit(scored, memory.sum_months(parts)),
             keys=[customer.encode() for customer in scored.ids],

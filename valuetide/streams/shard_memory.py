@@ -155,7 +155,15 @@ class ShardMemory:
 
     def join_pool(self) -> None:
         """Let all shards of the worker score with what this one has learned."""
-        self._pool.put(self.partition, self._model.share(self.counters["total:customers"]))
+        customers, behind = self.counters["total:customers"], self.behind["orders"]
+        self._pool.put(self.partition, self._model.share(customers, behind=behind))
+
+    def note_reading(self, behind: dict[Role, bool]) -> None:
+        """Note of some inputs whether there is more of them that was not read."""
+        was_behind = self.behind["orders"]
+        self.behind |= behind
+        if self.behind["orders"] != was_behind:
+            self.join_pool()
 
     def forget_customers(self) -> None:
         """Drop all customers; they are added again when they are needed."""
@@ -309,7 +317,7 @@ class ShardMemory:
             self._signals[rows],
         )
         signals = self._customers.signals[rows]
-        ahead = model.expect(value, signals, past, totals, pool.knowledge, now_ms)
+        ahead = model.expect(value, signals, past, totals, pool.at(now_ms), now_ms)
         clv = np.full(len(ids), np.nan)
         clv[ahead.buyers] = ahead.clv
         model.ranks.move(past.clv, clv)
@@ -344,6 +352,7 @@ class ShardMemory:
         if self._model.learn(who, value, which, whose, at, amount, now_ms):
             self._model.expand(self._pool.knowledge.parameters)
             self.join_pool()
+        self._pool.learned(self.partition)
 
     def _note_signals(self, part: Part, now_ms: int) -> None:
         if self._model.evidence is None:

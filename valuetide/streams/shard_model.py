@@ -182,11 +182,10 @@ class ShardModel:
         if expansion is not None:
             self._expansion, self._expanded = expansion, True
 
-    def share(self, customers: int) -> Share:
-        """Give what the shard brings to the pool."""
-        return Share(
-            self.learner, customers, self.grading, self.ranks, self.evidence, self._expansion
-        )
+    def share(self, customers: int, *, behind: bool = False) -> Share:
+        """Give what the shard brings to the pool, of so many customers."""
+        learned = self.learner, customers, self.grading, self.ranks, self.evidence
+        return Share(*learned, self._expansion, behind)
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""

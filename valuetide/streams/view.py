@@ -18,14 +18,18 @@ from valuetide.schemas.errors import FaultError
 from valuetide.scoring.arrays import FloatArray
 from valuetide.scoring.current_value import CurrentValue, current_value
 from valuetide.scoring.customers import Customers
+from valuetide.scoring.lifetime.pieces import MEMBERS
 from valuetide.scoring.lifetime.ranks import Percentiles, Ranks
 from valuetide.streams.clock import Clock
 from valuetide.streams.pool import (
     Knowledge,
     Share,
     decode_shares,
+    over,
     pooled_knowledge,
+    settled_knowledge,
     share_pieces,
+    unsettled,
 )
 from valuetide.streams.records import TOTALS, Ahead, score_rows
 from valuetide.streams.settings import Settings
@@ -91,6 +95,7 @@ class View:
         self._settings = settings
         self._records = records
         self._models = models
+        self._known: dict[int, Knowledge] = {}
         self.currency = settings.vocabulary.base_currency
         for record in records:
             if mark := record.get("settings"):
@@ -120,15 +125,49 @@ class View:
             [present(names, row) for row in answers[1::2]],
         )
 
+    async def at(self, client: "aioredis.Redis", now_ms: int) -> "View":
+        """Give a view that knows what there is to know at a moment.
+
+        Of shards whose last day is over then, and which have not settled since, the samples are
+        read, up to 164 kB each; without such shards this is the view itself.
+
+        Raises
+        ------
+        StoreUnavailableError, FaultError
+            See :meth:`read` and the class.
+        """
+        due = unsettled(self.shares, over(self.shares, now_ms))
+        missing = [p for p in due if self._models[p].keys().isdisjoint(MEMBERS)]
+        if not missing:
+            return self
+        prefix = self._settings.key_prefix
+        names = [*share_pieces(self._settings.horizons_days), *MEMBERS]
+        with mapped_errors():
+            async with client.pipeline(transaction=False) as pipeline:
+                for partition in missing:
+                    pipeline.hmget(model_key(prefix, partition), names)
+                rows = await pipeline.execute()
+        models = list(self._models)
+        for partition, row in zip(missing, rows, strict=True):
+            models[partition] = present(names, row)
+        return View(self._settings, self._records, models)
+
     @cached_property
     def shares(self) -> dict[int, Share]:
         """What each shard has learned, of those that have."""
-        return decode_shares(range(len(self._models)), self._models, self._settings.horizons_days)
+        partitions, days = range(len(self._models)), self._settings.horizons_days
+        return decode_shares(partitions, self._models, days, self._records)
 
     @cached_property
-    def knowledge(self) -> Knowledge:
-        """What all shards know together."""
+    def _pooled(self) -> Knowledge:
         return pooled_knowledge(self.shares)
+
+    def knowledge(self, now_ms: int) -> Knowledge:
+        """Give what all shards know together at a moment, see :meth:`at`."""
+        day = over(self.shares, now_ms)
+        if day not in self._known:
+            self._known[day] = settled_knowledge(self.shares, day, self._pooled)
+        return self._known[day]
 
     @cached_property
     def percentiles(self) -> Percentiles:
@@ -174,7 +213,7 @@ class View:
         records, signals = customers.records[: len(ids)], customers.signals[: len(ids)]
         past = Past(records["scored_at"], records["clv"], basis_of(value), signals)
         model = self._expecting.get(partition) or ShardModel(self._settings, {})
-        ahead = model.expect(value, signals, past, totals, self.knowledge, now_ms)
+        ahead = model.expect(value, signals, past, totals, self.knowledge(now_ms), now_ms)
         clv = past.clv[ahead.buyers]
         return Evaluated(ids, value, ahead, np.where(np.isnan(clv), ahead.clv, clv), now_ms)
 

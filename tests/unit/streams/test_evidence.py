@@ -103,7 +103,8 @@ def test_survival_is_that_of_purchases_and_signals_together() -> None:
     before = np.eye(4)[ENGAGEMENT][:, None]
     counts = Counts(since, weeks, before, np.array([(last - first) / 7]))
     gained = log_odds_gained(proven_rates([learned()]), counts).sum()
-    odds = log_odds_of_leaving(world.shard._memory._pool.knowledge.parameters.purchases, seen)[0]
+    known = world.shard._memory._pool.at(int(at(105) * 1000))
+    odds = log_odds_of_leaving(known.parameters.purchases, seen)[0]
     assert base["p_alive"] == pytest.approx(1 / (1 + np.exp(odds)), abs=1e-4)
     assert told["p_alive"] == pytest.approx(1 / (1 + np.exp(odds + gained)), abs=1e-4)
     ratio = told["p_alive"] / base["p_alive"]
@@ -265,7 +266,7 @@ def test_shards_score_with_what_all_have_learned_of_signals() -> None:
         assert pool.knowledge.rates.silent
         pieces = {"head": Learner().encode_head(), HEAD: learned().encode_head()}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         wanted = proven_rates([learned()]).log_ratio
         assert pool.knowledge.rates.log_ratio.tolist() == wanted.tolist()
         pool.release(0)
@@ -273,7 +274,7 @@ def test_shards_score_with_what_all_have_learned_of_signals() -> None:
         await store.commit(Commit(2, 1, "w", {}, {}, [], [], [], {}, pieces | {HEAD: b"short"}))
         pool.put(0, share)
         with pytest.raises(FaultError, match="partition 2"):
-            await pool.refresh(store, 3, 10.0, (90,))
+            await pool.refresh(store, 3, 10.0, (90,), 0)
 
     run_quickly(scenario())
 

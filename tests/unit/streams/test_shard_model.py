@@ -399,7 +399,7 @@ def test_shards_share_intervals_grades_and_factor() -> None:
         }
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
         pool.put(0, one)
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         both = pool.knowledge
         ends = [share.grading.horizons[90].conformal.upper for share in (one, two)]
         np.testing.assert_allclose(both.intervals[90].upper, (ends[0] + ends[1]) / 2)
@@ -471,11 +471,11 @@ def test_what_shards_share_of_their_samples_reaches_the_others() -> None:
                 await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, head))
             else:
                 pool.put(0, model.share(150))
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         assert pool.knowledge.parameters == pooled(learners, [150, 150])
         await store.commit(Commit(1, 2, "w", {}, {}, [], [], [], {}, {"expansion": piece}))
         now[0] = 10.0
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         shares = [model.share(150).expansion for model in models]
         wanted = pooled_by_expansions(learners, [150, 150], shares)
         assert wanted != pooled(learners, [150, 150])
@@ -503,15 +503,15 @@ def test_shards_score_with_what_all_have_learned() -> None:
         pool.put(0, share(one, 1_000))
         alone = pool.knowledge.parameters
         assert alone.purchases.r == pytest.approx(one.parameters.purchases.r)
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         assert pool.knowledge.parameters == alone
         pieces = {"head": two.encode_head(), "customers": b"3000"}
         await store.commit(Commit(1, 1, "w", {}, {}, [], [], [], {}, pieces))
         now[0] = 9.0
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         assert pool.knowledge.parameters == alone
         now[0] = 10.0
-        await pool.refresh(store, 2, 10.0, (90,))
+        await pool.refresh(store, 2, 10.0, (90,), 0)
         both = pool.knowledge.parameters
         first, second = one.parameters.purchases, two.parameters.purchases
         rates = (first.r / first.alpha + 3 * second.r / second.alpha) / 4

@@ -21,6 +21,7 @@ Members who are silent weigh as much as those who buy: the silent ones carry the
 churn.
 """
 
+import copy
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -195,6 +196,30 @@ class Learner:
         by_time = int(np.searchsorted(latest, self.due_day, side="right"))
         crowded = done + _CROWDED * self.next_step - self.orders
         return max(done, min(by_count, by_time, crowded))
+
+    def due(self, day: int) -> bool:
+        """Whether the next order would make it settle as of a day, coming after that day."""
+        waited = self.orders >= self.next_step or day >= self.due_day
+        return self.day <= day and self.orders > 0 and waited
+
+    def after(self, day: int) -> "Learner":
+        """Learner as an order after a day would find it: that day taken as over.
+
+        Returns
+        -------
+        Learner
+            One that has settled as of that day, or this one where that is not due. It is not to
+            learn: the sample is this one's.
+
+        Notes
+        -----
+        Nothing changes here, so what is asked leaves no trace in what is learned.
+        """
+        if not self.due(day):
+            return self
+        settled = copy.copy(self)
+        settled.settle(day)
+        return settled
 
     def correct(self, exact: Exact) -> None:
         """Replace histories by what the customers' states say; see ``Sample.correct``."""

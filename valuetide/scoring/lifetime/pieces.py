@@ -22,7 +22,8 @@ from valuetide.scoring.lifetime.sample import MEMBER
 HEAD: Final = "head"
 CUSTOMERS: Final = "customers"
 PIECES: Final = 256
-_NAMES: Final = tuple(f"{number:02x}" for number in range(PIECES))
+MEMBERS: Final = tuple(f"{number:02x}" for number in range(PIECES))
+"""Names of the pieces with members."""
 
 
 class Changes:
@@ -83,7 +84,7 @@ class Changes:
         size = MEMBER.itemsize
         ends = (np.bincount(last, minlength=PIECES).cumsum() * size).tolist()
         pieces = {
-            _NAMES[n]: data[ends[n - 1] if n else 0 : ends[n]]
+            MEMBERS[n]: data[ends[n - 1] if n else 0 : ends[n]]
             for n in true_at(self._changed).tolist()
         }
         self._changed[:] = False
@@ -104,10 +105,10 @@ def assemble(pieces: Mapping[str, bytes]) -> Learner | None:
         When they do not fit together.
     """
     if HEAD not in pieces:
-        if not pieces.keys().isdisjoint(_NAMES):
+        if not pieces.keys().isdisjoint(MEMBERS):
             raise ValueError("learner: pieces without a head")
         return None
-    data = b"".join(pieces.get(name, b"") for name in _NAMES)
+    data = b"".join(pieces.get(name, b"") for name in MEMBERS)
     if len(data) % MEMBER.itemsize:
         raise ValueError(f"learner: pieces of {len(data)} bytes")
     members = np.frombuffer(data, MEMBER)

@@ -81,6 +81,28 @@ def test_it_knows_of_a_day_what_a_batch_fit_at_its_end_does() -> None:
         np.testing.assert_allclose(learner.purchases, np.log(fit.parameters), atol=0.05)
 
 
+@pytest.mark.parametrize("size", [80, 4_096])
+def test_a_day_that_is_over_teaches_what_the_next_order_would(size: int) -> None:
+    """To the bit, whether that makes a step or not; asking leaves no trace."""
+    due = asked = 0
+    for until in range(20, SHOP.day.size, 151):
+        before = learned(SHOP[:until], 100, size=size).encode()
+        for gap in (1, 2, 9):
+            learner = Learner.decode(before)
+            day = learner.day + gap - 1
+            assert learner.after(learner.day - 1) is learner
+            ahead = learner.after(day)
+            settles, parameters = ahead is not learner, ahead.parameters
+            assert learner.encode() == before
+            nobody = Orders(np.array([10**6], np.uint64), np.array([day + 1]), np.ones(1))
+            assert learner.learn(nobody) == settles
+            assert learner.parameters == parameters
+            due, asked = due + settles, asked + 1
+    assert due > asked / 3
+    if size == 80:  # A full sample settles weekly.
+        assert due < asked
+
+
 def test_steps_wait_for_the_end_of_the_day_unless_it_is_crowded() -> None:
     start = int(np.searchsorted(SHOP.day, 100))
     learner = learned(SHOP[:start], 100)
