@@ -55,8 +55,9 @@ class Rule:
         if not rare.size:
             return self.table, x
         rows = x.copy()
-        rows[rare] = np.arange(len(self.table), len(self.table) + rare.size)
-        return np.concatenate([self.table, self.weights(x[rare])]), rows
+        distinct, which = np.unique(x[rare], return_inverse=True)
+        rows[rare] = len(self.table) + which
+        return np.concatenate([self.table, self.weights(distinct)]), rows
 
 
 def _weights(
