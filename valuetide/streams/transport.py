@@ -147,9 +147,10 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         if not wanted:
             await asyncio.sleep(HELD_BACK_SECONDS)
             return {}
-        began = time.monotonic()
+        clock = asyncio.get_running_loop()
+        began = clock.time()
         chunks = await self._fetch_chunks(consumer, wanted, timeout, max_records)
-        if chunks and time.monotonic() - began < AT_ONCE_SECONDS:
+        if chunks and clock.time() - began < AT_ONCE_SECONDS:
             # These were asked for when those before were taken, and have lain here while the
             # application was busy. The broker has what came since, and gives it at once.
             newer = await self._fetch_chunks(consumer, wanted, FRESH_SECONDS, max_records)

@@ -99,13 +99,9 @@ def test_a_chunk_knows_whether_it_is_the_last_that_there_is() -> None:
 
 
 def test_what_was_waited_for_is_given_at_once() -> None:
-    async def scenario() -> dict[Any, list[Chunk]]:
-        fetch.seconds = 0.01
-        return await fetch()
-
     fetch = Fetch({PLACE: records(0)})
-    with asyncio.Runner() as runner:  # by a true clock
-        assert spans(runner.run(scenario())[PLACE]) == [(0, [0])]
+    fetch.seconds = 0.01
+    assert spans(run_quickly(fetch())[PLACE]) == [(0, [0])]
     assert run_quickly(Fetch({})()) == {}
 
 
