@@ -135,6 +135,7 @@ def as_chunk(
 
 
 FULL_IN_FLIGHT = 2
+"""Full batches of a world that may wait for the network."""
 
 
 class FakeStore(MemoryStore):
