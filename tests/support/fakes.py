@@ -25,6 +25,7 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Services, Shard
 from valuetide.streams.store import Commit, ShardRecord
 from valuetide.streams.store.memory import MemoryStore
+from valuetide.streams.turns import Turns
 
 T = TypeVar("T")
 Trace = list[tuple[Any, ...]]
@@ -131,6 +132,10 @@ def as_chunk(
 
 
 # -- store, producer, transport -------------------------------------------------------------------
+
+
+FULL_IN_FLIGHT = 2
+"""Full batches of a world that may wait for the network."""
 
 
 class FakeStore(MemoryStore):
@@ -312,6 +317,7 @@ class World:
         self.sender = FakeSender(self.trace)
         self.flow = FakeFlow(self.trace, self.partition)
         self.metrics = Metrics()
+        self.turns = Turns(full_in_flight=FULL_IN_FLIGHT)
         self.shard = self.make_shard()
 
     def make_shard(self, writer: str | None = None) -> Shard:
@@ -332,6 +338,7 @@ class World:
             },
             pool=Pool(),
             closings=Closings(settings),
+            turns=self.turns,
         )
         return Shard(
             self.partition,

@@ -22,7 +22,7 @@ from valuetide.streams.settings import Settings
 from valuetide.streams.shard import Flow, Sender, Services, Shard
 from valuetide.streams.store import StateStore
 from valuetide.streams.sweep import Sweeper
-from valuetide.streams.turns import BREATH_SECONDS, Turns
+from valuetide.streams.turns import BREATH_SECONDS, EVENTS_IN_FLIGHT, Turns
 from valuetide.streams.watch import TrendWatch
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class Engine:
             },
             pool=pool,
             closings=Closings(settings),
-            turns=Turns(BREATH_SECONDS),
+            turns=Turns(BREATH_SECONDS, max(1, EVENTS_IN_FLIGHT // settings.max_batch_events)),
         )
         self._flow = flow
         self._on_fault = on_fault

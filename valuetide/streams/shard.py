@@ -22,6 +22,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -59,8 +60,9 @@ log = structlog.get_logger(__name__)
 SWEEP_WAITS_SECONDS = 1.0
 """Events come first, but not for longer."""
 
-QUEUED_CHUNKS_HIGH = 8
-"""Chunks that wait in a shard before the transport stops fetching for it."""
+QUEUED_BATCHES_HIGH = 2
+"""Full batches of events that wait in a shard before the transport stops fetching for it. Events
+are counted, not chunks: many small chunks are soon worked on and take little memory."""
 
 READ_SECONDS = 10.0
 """A shard's record is read within this time, or Redis counts as away."""
@@ -339,8 +341,18 @@ class Shard:
             return
         self._queue.append(chunk)
         self._wake.set()
-        if len(self._queue) >= QUEUED_CHUNKS_HIGH:
+        if self._queued >= QUEUED_BATCHES_HIGH * self._services.settings.max_batch_events:
             self._pause()
+
+    @property
+    def _queued(self) -> int:
+        """Number of events that wait."""
+        return sum(len(chunk.records) for chunk in self._queue)
+
+    @property
+    def _behind(self) -> bool:
+        """Whether more waits than one batch takes."""
+        return self._queued >= self._services.settings.max_batch_events
 
     async def _wait_quiet(self) -> None:
         """Wait until nothing is in hand or in flight, or something has failed."""
@@ -354,7 +366,7 @@ class Shard:
             self._flow.pause(self.partition)
 
     def _resume(self) -> None:
-        if not self._flood.why and len(self._queue) <= QUEUED_CHUNKS_HIGH // 2:
+        if not self._flood.why and not self._behind:
             self._release()
 
     def _release(self) -> None:
@@ -409,11 +421,15 @@ class Shard:
             # What is asked for while there are chunks is looked for again with each of them.
             await self._wake.wait()
             return
-        # The slot is taken first, so that a chunk that has to wait stays in the queue.
+        # The slots are taken first, so that a chunk that has to wait stays in the queue.
+        turns = self._services.turns
         await self._slots.acquire()
-        launched = False
+        held = [self._slots]
         try:
-            await self._services.turns.mine()
+            if full := self._behind:
+                await turns.full_in_flight.acquire()
+                held.append(turns.full_in_flight)
+            await turns.mine(full=full)
             if self._failure is None and (self._queue or sweep):
                 self._busy = True
                 if sweep is not None:
@@ -423,14 +439,14 @@ class Shard:
                     self._resume()
                     step = await self._prepare(chunks)
                 if step is not None:
-                    self._launch(step)
-                    launched = True
-                self._services.turns.over()
+                    self._launch(step, held)
+                    held = []
+                turns.over()
                 self._busy = False
                 self._quiet.set()
         finally:
-            if not launched:
-                self._slots.release()
+            for slots in held:
+                slots.release()
 
     def _next_chunks(self) -> list[Chunk]:
         """Take what waits as one batch, a chunk of each topic: one batch costs less than several.
@@ -442,7 +458,7 @@ class Shard:
         first: list[Chunk] = []
         more: dict[str, bool] = {}
         ended: set[str] = set()
-        room = self._services.settings.max_batch_events
+        room = self._services.turns.room(self._services.settings.max_batch_events)
         rest: deque[Chunk] = deque()
         for chunk in self._queue:
             topic, begin = chunk.topic, chunk.records[0].offset
@@ -660,9 +676,12 @@ class Shard:
 
         started = time.perf_counter()
         queued = {chunk.topic for chunk in self._queue}
+        was_behind = any(memory.behind.values())
         memory.note_reading(
             {read.role: read.chunk.more or read.chunk.topic in queued for read in reads}
         )
+        if not was_behind and not any(memory.behind.values()):
+            self._services.turns.live()
         scored = memory.score(parts, self._now_ms())
         metrics.stage("score", started)
 
@@ -781,7 +800,8 @@ class Shard:
 
     # -- publish and commit -------------------------------------------------------------------
 
-    def _launch(self, step: _Step) -> None:
+    def _launch(self, step: _Step, held: list[asyncio.Semaphore]) -> None:
+        """Publish and commit a step in the background; what it holds is released in the end."""
         sent, made = asyncio.Event(), asyncio.Event()
         task = asyncio.create_task(
             self._finish(step, self._last_sent, sent, self._last_made, made),
@@ -789,7 +809,7 @@ class Shard:
         )
         self._last_sent, self._last_made = sent, made
         self._steps.add(task)
-        task.add_done_callback(self._finished)
+        task.add_done_callback(partial(self._finished, held))
 
     async def _finish(
         self,
@@ -854,9 +874,10 @@ class Shard:
             self.partition, wall / 1000.0 - int(step.commit.fields["max_event_at"]) / 1000.0
         )
 
-    def _finished(self, task: "asyncio.Task[None]") -> None:
+    def _finished(self, held: list[asyncio.Semaphore], task: "asyncio.Task[None]") -> None:
         self._steps.discard(task)
-        self._slots.release()
+        for slots in held:
+            slots.release()
         self._quiet.set()
         if task.cancelled():
             return

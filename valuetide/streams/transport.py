@@ -37,6 +37,7 @@ from valuetide.streams.chunk import Chunk
 from valuetide.streams.connections import broker_arguments
 from valuetide.streams.fetched import take_whole_batches
 from valuetide.streams.shard import lost_position, lost_state
+from valuetide.streams.turns import SHARE_BESIDE_LIVE
 
 log = structlog.get_logger(__name__)
 
@@ -167,6 +168,9 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         max_records: int | None,
     ) -> dict[Any, list[Chunk]]:
         take_whole_batches(consumer)
+        # Records of a partition that is behind lie here for long. In their first tenth of a second
+        # the client would ask the same broker for no others.
+        consumer._fetcher._prefetch_backoff = 0.0
         try:
             records = await super()._fetch_records(
                 consumer, wanted, timeout=timeout, max_records=max_records
@@ -177,9 +181,14 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
             place, offset = next(iter(error.args[0].items()))
             self._fail(lost_position(place.topic, place.partition, offset))
             return {}
+        # The client looks through what it has in this order, and stops when it has enough.
+        waiting = consumer._fetcher._records
+        for tp in records:
+            if tp in waiting:
+                waiting.move_to_end(tp)
         # No other coroutine of this thread runs between the fetch and this line, so the epoch is
         # that of the position that the records were fetched from.
-        most = cast("Any", self.app).settings.max_batch_events
+        most = max(1, cast("Any", self.app).settings.max_batch_events // SHARE_BESIDE_LIVE)
         return {
             tp: [
                 Chunk(

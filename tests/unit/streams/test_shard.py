@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.fakes import (
+    FULL_IN_FLIGHT,
     START_SECONDS,
     World,
     as_chunk,
@@ -31,11 +33,12 @@ from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import INPUTS
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.publish import BrokerUnavailableError
-from valuetide.streams.shard import QUEUED_CHUNKS_HIGH
+from valuetide.streams.shard import QUEUED_BATCHES_HIGH
 from valuetide.streams.shard_memory import settings_mark
 from valuetide.streams.sorting_out import REROUTED_HEADER
 from valuetide.streams.store import Commit, StoreUnavailableError
 from valuetide.streams.store.memory import MemoryStore
+from valuetide.streams.turns import LIVE_SECONDS
 
 ANN, BOB, CEM = customers_of(0, 4, 3)
 (STRANGER,) = customers_of(1, 4, 1)
@@ -110,12 +113,12 @@ def test_later_chunks_are_folded_while_an_earlier_one_is_published() -> None:
     """And commits keep the order of the chunks, though the acknowledgements do not."""
 
     async def scenario() -> None:
-        world = World(settings=shard_settings(max_batches_in_flight=3, max_batch_events=1))
+        world = World(settings=shard_settings(max_batches_in_flight=3))
         world.sender.at_once = False
         await world.shard.open()
         for at in range(5):
             world.shard.submit(as_chunk([order(ANN, at)], at=at))
-        await settle()
+            await settle()
         assert [score["version"] for score in world.sender.scores] == [1, 2, 3]
         assert world.shard.sequence == 3
         assert kinds(world, "commit") == []
@@ -127,12 +130,55 @@ def test_later_chunks_are_folded_while_an_earlier_one_is_published() -> None:
         await settle()
         commits = [entry[1] for entry in world.trace if entry[0] == "committed"]
         assert commits == [1, 2, 3]
-        assert [score["version"] for score in world.sender.scores] == [1, 2, 3, 4, 5]
-        for call in (4, 3):
-            world.sender.deliver(call)
+        # What had to wait is one batch.
+        assert [score["version"] for score in world.sender.scores] == [1, 2, 3, 5]
+        world.sender.deliver(3)
         await settle()
-        assert (await world.record()).sequence == 5
+        assert (await world.record()).sequence == 4
         assert stored_rows(world)[ANN]["version"] == 5
+        assert await world.shard.close(1.0)
+
+    run_quickly(scenario())
+
+
+def test_few_full_batches_wait_for_the_network_also_after_a_failure() -> None:
+    async def scenario() -> None:
+        world = World(settings=shard_settings(max_batches_in_flight=9, max_batch_events=1))
+        world.sender.at_once = False
+        await world.shard.open()
+        for at in range(FULL_IN_FLIGHT + 2):
+            world.shard.submit(as_chunk([order(ANN, at)], at=at))
+        await settle()
+        assert len(world.sender.scores) == FULL_IN_FLIGHT
+        world.sender.deliver(0, BrokerUnavailableError("away"))
+        await asyncio.sleep(1)
+        sent = len(world.sender.scores)
+        for at in range(FULL_IN_FLIGHT + 2):
+            world.shard.submit(as_chunk([order(ANN, at)], at=at, epoch=world.shard.epoch))
+        await settle()
+        assert len(world.sender.scores) == sent + FULL_IN_FLIGHT
+        assert not await world.shard.close(0.1)
+
+    run_quickly(scenario())
+
+
+@pytest.mark.parametrize(
+    ("more", "room"), [((False, False), 2), ((True, False), 8), ((False, True), 8), ((False,), 8)]
+)
+def test_batches_are_smaller_beside_a_shard_that_stays_up_to_date(
+    more: tuple[bool, ...], room: int
+) -> None:
+    """One that has just caught up is not taken for one."""
+
+    async def scenario() -> None:
+        world = World()
+        await world.shard.open()
+        for at, behind in enumerate((True, *more)):
+            world.shard.submit(replace(as_chunk([order(ANN, at)], at=at), more=behind))
+            await settle()
+        assert world.turns.room(8) == room
+        await asyncio.sleep(LIVE_SECONDS + 0.1)
+        assert world.turns.room(8) == 8
         assert await world.shard.close(1.0)
 
     run_quickly(scenario())
@@ -830,15 +876,15 @@ def test_a_ranked_customer_that_falls_after_it_was_read_again_falls_in_rank(half
 
 def test_a_full_queue_pauses_fetching_and_an_emptier_one_resumes_it() -> None:
     async def scenario() -> None:
-        world = World(settings=shard_settings(max_batches_in_flight=1, max_batch_events=1))
+        world = World(settings=shard_settings(max_batches_in_flight=1, max_batch_events=4))
         world.sender.at_once = False
         await world.shard.open()
-        for at in range(QUEUED_CHUNKS_HIGH + 1):
+        for at in range(4 * QUEUED_BATCHES_HIGH + 1):
             assert not world.flow.paused
-            world.shard.submit(as_chunk([order(ANN, at)], at=at))
+            world.shard.submit(replace(as_chunk([order(ANN, at)], at=at), more=True))
             await settle(3)
         assert world.flow.paused
-        for call in range(QUEUED_CHUNKS_HIGH // 2):
+        for call in range(QUEUED_BATCHES_HIGH):
             assert world.flow.paused
             world.sender.deliver(call)
             await settle()
@@ -852,10 +898,10 @@ def test_a_full_queue_pauses_fetching_and_an_emptier_one_resumes_it() -> None:
 @pytest.mark.parametrize("how", ["close", "failure"])
 def test_a_paused_partition_is_resumed_when_the_queue_is_dropped(how: str) -> None:
     async def scenario() -> None:
-        world = World(settings=shard_settings(max_batches_in_flight=1))
+        world = World(settings=shard_settings(max_batches_in_flight=1, max_batch_events=4))
         world.sender.at_once = False
         await world.shard.open()
-        for at in range(QUEUED_CHUNKS_HIGH + 2):
+        for at in range(4 * QUEUED_BATCHES_HIGH + 2):
             world.shard.submit(as_chunk([order(ANN, at)], at=at))
             await settle(3)
         assert world.flow.paused

@@ -1,7 +1,7 @@
 """What a fetch gives: what had lain ready, and what came since, each under its own epoch."""
 
 import asyncio
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -15,6 +15,7 @@ from faust.types import TP
 from tests.support.fakes import FakeRecord, run_quickly, shard_settings
 from valuetide.streams.chunk import Chunk
 from valuetide.streams.transport import ConsumerThread
+from valuetide.streams.turns import SHARE_BESIDE_LIVE
 
 PLACE, OTHER = TopicPartition("orders", 0), TopicPartition("orders", 1)
 Fetched = dict[TopicPartition, list[FakeRecord]]
@@ -38,11 +39,15 @@ class Fetch:
         self.seconds = 0.0
         # By partition the position after the fetch, and the end that the broker has told.
         self.read: dict[TopicPartition, tuple[int, int | None]] = {}
+        # What was fetched and not yet handed out, in the order in which it is looked at.
+        self.kept: OrderedDict[TopicPartition, object] = OrderedDict()
         self.thread = cast("Any", object.__new__(ConsumerThread))
         loop = SimpleNamespace(call_soon_threadsafe=lambda report, fault: report(fault))
         self.thread.consumer = SimpleNamespace(held_back={TP(*OTHER)}, flow_active=True)
         self.thread.app = SimpleNamespace(
-            settings=shard_settings(max_batch_events=3), loop=loop, on_fault=self.faults.append
+            settings=shard_settings(max_batch_events=3 * SHARE_BESIDE_LIVE),
+            loop=loop,
+            on_fault=self.faults.append,
         )
         self.thread._epochs = defaultdict(int)
         self.thread._check_due = float("inf")
@@ -62,7 +67,7 @@ class Fetch:
             fetched_records=self.fetched_records,
             _closed=False,
             _subscriptions=subscriptions,
-            _records={},
+            _records=self.kept,
         )
         assigned = SubscriptionState()
         assigned.assign_from_user([PLACE, OTHER])
@@ -96,6 +101,16 @@ def test_a_chunk_knows_whether_it_is_the_last_that_there_is() -> None:
     assert more(5) == [True, True]
     # The mark of a transaction lies after the last record, and has been read.
     assert more(5, position=5) == [True, False]
+
+
+def test_a_partition_with_more_than_was_taken_is_looked_at_after_the_others() -> None:
+    async def scenario() -> None:
+        fetch = Fetch({PLACE: records(1, 2)}, {})
+        fetch.kept.update({PLACE: "more", OTHER: "some"})
+        await fetch()
+        assert list(fetch.kept) == [OTHER, PLACE]
+
+    run_quickly(scenario())
 
 
 def test_what_was_waited_for_is_given_at_once() -> None:

@@ -33,6 +33,28 @@ def test_who_waits_has_a_turn_in_order_and_a_moment_after_the_one_before() -> No
     run_quickly(scenario())
 
 
+@pytest.mark.parametrize(("full", "order"), [(True, "AxyBxyCxyAxy"), (False, "ABCxyxyxyAxy")])
+def test_between_two_full_batches_whoever_has_less_has_a_turn(full: bool, order: str) -> None:
+    async def scenario() -> None:
+        turns = Turns(0.002)
+        begun: list[str] = []
+        others: list[asyncio.Task[None]] = []
+
+        async def batch(name: str, *, full: bool) -> None:
+            await turns.mine(full=full)
+            begun.append(name)
+            if name.isupper():  # events of other shards come meanwhile
+                others.extend(asyncio.create_task(batch(one, full=False)) for one in "xy")
+            turns.over()
+
+        await asyncio.gather(*(batch(name, full=full) for name in "ABC"))
+        await asyncio.gather(batch("A", full=full), *others)
+        await asyncio.gather(*others)
+        assert "".join(begun) == order
+
+    run_quickly(scenario())
+
+
 def test_who_waits_for_the_store_in_a_batch_holds_nobody_up() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
