@@ -69,6 +69,7 @@ class Fetch:
             _subscriptions=subscriptions,
             _records=self.kept,
         )
+        self.fetcher = fetcher
         assigned = SubscriptionState()
         assigned.assign_from_user([PLACE, OTHER])
         for place, (position, end) in self.read.items():
@@ -108,7 +109,7 @@ def test_a_partition_with_more_than_was_taken_is_looked_at_after_the_others() ->
         fetch = Fetch({PLACE: records(1, 2)}, {})
         fetch.kept.update({PLACE: "more", OTHER: "some"})
         await fetch()
-        assert list(fetch.kept) == [OTHER, PLACE]
+        assert list(fetch.fetcher._records) == [OTHER, PLACE]
 
     run_quickly(scenario())
 
