@@ -303,6 +303,7 @@ class Shard:
         if not clean:
             self._load(ShardRecord())
         self._services.pool.release(self.partition)
+        self._services.turns.behind(self.partition)
         return clean
 
     @property
@@ -426,7 +427,8 @@ class Shard:
         await self._slots.acquire()
         held = [self._slots]
         try:
-            if full := self._behind:
+            full = self._behind
+            if full and turns.beside_live:
                 await turns.full_in_flight.acquire()
                 held.append(turns.full_in_flight)
             await turns.mine(full=full)
@@ -680,8 +682,10 @@ class Shard:
         memory.note_reading(
             {read.role: read.chunk.more or read.chunk.topic in queued for read in reads}
         )
-        if not was_behind and not any(memory.behind.values()):
-            self._services.turns.live()
+        if any(memory.behind.values()):
+            self._services.turns.behind(self.partition)
+        elif not was_behind:
+            self._services.turns.live(self.partition)
         scored = memory.score(parts, self._now_ms())
         metrics.stage("score", started)
 

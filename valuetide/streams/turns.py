@@ -11,14 +11,14 @@ have fallen behind.
 """
 
 import asyncio
-import math
 
 BREATH_SECONDS = 0.005
 """More makes batches larger and fewer, at 1,000 events/s, and scores later; docs/decisions.md."""
 
 EVENTS_IN_FLIGHT = 20_000
-"""Events in full batches of a worker that may wait for the network, all shards together. Each takes
-some kilobytes, and the store works on it for about as long as the worker did."""
+"""Beside live shards, events in full batches of a worker that may wait for the network, all shards
+together. The store works on each for about as long as the worker did, and live ones stand behind
+them there. With nobody live the worker is kept busy with more."""
 
 LIVE_SECONDS = 5.0
 SHARE_BESIDE_LIVE = 4
@@ -43,9 +43,9 @@ class Turns:
         self._free_at = 0.0
         self._line = asyncio.Lock()
         self._full_line = asyncio.Lock()
-        self._live_at = -math.inf
+        self._live_at: dict[int, float] = {}
         self.full_in_flight = asyncio.Semaphore(full_in_flight)
-        """Held by full batches until they are committed."""
+        """Held by full batches beside live shards until they are committed."""
 
     async def mine(self, *, full: bool = False) -> None:
         """Wait for a turn; who waited longest has the next.
@@ -64,15 +64,23 @@ class Turns:
             await self._wait_until_free()
             await self._wait_in_line()
 
-    def live(self) -> None:
+    def live(self, partition: int) -> None:
         """Note that a shard is up to date and had events."""
-        self._live_at = asyncio.get_running_loop().time()
+        self._live_at[partition] = asyncio.get_running_loop().time()
+
+    def behind(self, partition: int) -> None:
+        """Note that a shard has more to do than it has read, or has left."""
+        self._live_at.pop(partition, None)
+
+    @property
+    def beside_live(self) -> bool:
+        """Whether a shard was up to date lately, and had events."""
+        now = asyncio.get_running_loop().time()
+        return any(now - at <= LIVE_SECONDS for at in self._live_at.values())
 
     def room(self, most: int) -> int:
         """Give how many events a batch may have, of so many at most."""
-        if asyncio.get_running_loop().time() - self._live_at > LIVE_SECONDS:
-            return most
-        return max(1, most // SHARE_BESIDE_LIVE)
+        return max(1, most // SHARE_BESIDE_LIVE) if self.beside_live else most
 
     async def _wait_in_line(self) -> None:
         async with self._line:

@@ -141,10 +141,11 @@ def test_later_chunks_are_folded_while_an_earlier_one_is_published() -> None:
     run_quickly(scenario())
 
 
-def test_few_full_batches_wait_for_the_network_also_after_a_failure() -> None:
+def test_few_full_batches_wait_for_the_network_beside_live_shards_also_after_a_failure() -> None:
     async def scenario() -> None:
         world = World(settings=shard_settings(max_batches_in_flight=9, max_batch_events=1))
         world.sender.at_once = False
+        world.turns.live(7)  # another shard
         await world.shard.open()
         for at in range(FULL_IN_FLIGHT + 2):
             world.shard.submit(as_chunk([order(ANN, at)], at=at))
@@ -162,13 +163,34 @@ def test_few_full_batches_wait_for_the_network_also_after_a_failure() -> None:
     run_quickly(scenario())
 
 
+def test_with_nobody_live_the_shard_is_kept_busy() -> None:
+    async def scenario() -> None:
+        world = World(settings=shard_settings(max_batches_in_flight=9, max_batch_events=1))
+        world.sender.at_once = False
+        await world.shard.open()
+        for at in range(FULL_IN_FLIGHT + 2):
+            world.shard.submit(as_chunk([order(ANN, at)], at=at))
+        await settle(100)
+        assert len(world.sender.scores) == FULL_IN_FLIGHT + 2
+        assert not await world.shard.close(0.1)
+
+    run_quickly(scenario())
+
+
 @pytest.mark.parametrize(
-    ("more", "room"), [((False, False), 2), ((True, False), 8), ((False, True), 8), ((False,), 8)]
+    ("more", "room"),
+    [
+        ((False, False), 2),
+        ((False, False, True), 8),
+        ((True, False), 8),
+        ((False, True), 8),
+        ((False,), 8),
+    ],
 )
 def test_batches_are_smaller_beside_a_shard_that_stays_up_to_date(
     more: tuple[bool, ...], room: int
 ) -> None:
-    """One that has just caught up is not taken for one."""
+    """One that has just caught up is not taken for one, nor is one that has fallen behind."""
 
     async def scenario() -> None:
         world = World()
