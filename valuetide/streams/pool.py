@@ -131,9 +131,16 @@ class Pool:
         self._ours[partition] = share
         self._knowledge = self._settled = None
 
-    def learned(self, partition: int) -> None:
-        """Note that a shard of this worker has taken orders in, whether it has settled or not."""
-        if self._settled is not None and self._ours[partition].learner.day <= self._settled[0]:
+    def learned(self, partition: int, customers: int) -> None:
+        """Note that a shard of this worker has taken orders in, whether it has settled or not.
+
+        It has so many customers now: before it has settled for the first time it may have joined
+        with none, and would have no weight when a day is taken for over.
+        """
+        share = self._ours[partition]
+        if share.customers != customers:
+            self._ours[partition] = replace(share, customers=customers)
+        if self._settled is not None and share.learner.day <= self._settled[0]:
             # They were of days that are taken for over already.
             self._settled = None
 

@@ -352,7 +352,7 @@ class ShardMemory:
         if self._model.learn(who, value, which, whose, at, amount, now_ms):
             self._model.expand(self._pool.knowledge.parameters)
             self.join_pool()
-        self._pool.learned(self.partition)
+        self._pool.learned(self.partition, self.counters["total:customers"])
 
     def _note_signals(self, part: Part, now_ms: int) -> None:
         if self._model.evidence is None:

@@ -133,7 +133,7 @@ def test_what_was_asked_before_makes_no_difference() -> None:
     first = pool.at(now_ms).parameters
     late = np.arange(10_000, 10_030, dtype=np.uint64)
     assert known[1].learner.learn(Orders(late, np.full(30, LAST), np.full(30, 20.0))) == 0
-    pool.learned(1)
+    pool.learned(1, known[1].customers)
     second = pool.at(now_ms).parameters
     assert second == asked_first() != first
 
@@ -228,5 +228,31 @@ def test_a_visit_after_the_last_order_is_scored_with_that_days_orders(more: bool
         assert abs(wanted[True] - wanted[False]) > 1e-3
         assert found == pytest.approx(wanted[not more], abs=1e-4)
         assert await world.shard.close(1.0)
+
+    run_quickly(scenario())
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_the_first_day_of_a_shop_is_known_when_it_is_over(restarted: bool) -> None:
+    """No shard has settled yet, so none has joined the pool since it had customers."""
+
+    async def scenario() -> None:
+        world = World(settings=shard_settings(partitions=1))
+        shard = world.shard
+        await shard.open()
+        start = START_SECONDS // DAY_SECONDS * DAY_SECONDS - 100 * DAY_SECONDS
+        events = [order(f"c{number}", number, occurred_at=start + number) for number in range(7)]
+        shard.submit(as_chunk(events))
+        await settled()
+        if restarted:
+            assert await shard.close(1.0)
+            shard = world.make_shard()
+            await shard.open()
+        at = start + 8 * DAY_SECONDS
+        shard.submit(as_chunk([visit("c0", 1, occurred_at=at)], role="interactions"))
+        await settled()
+        # All seven baskets are of 10.00, which is not what is expected of a shop unknown.
+        assert stored_rows(world)["c0"]["expected_order_value"] == pytest.approx(10.0, rel=0.1)
+        assert await shard.close(1.0)
 
     run_quickly(scenario())

@@ -273,6 +273,8 @@ def future(
         stay *= exponent
         gone -= stay
         gone *= rule.pairs_factor
+        # Divided by p it is the same on all nodes so small.
+        gone[:, :, : rule.small.size] = gone[:, :, rule.small.size, None] * rule.small
         np.einsum("hij,ij->hi", gone, weights_by_p, out=pairs[:, part])
     return Future(none[:, :with_pairs], mean, pairs[:, :with_pairs])
 

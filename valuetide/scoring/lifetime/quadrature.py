@@ -27,13 +27,17 @@ _FLAT: Final = 3.0
 # the second number are kept with them, some 20 kB.
 _LEAST_X: Final = 16
 _COMMON: Final = 64
+# Where p is below this share of 1 / orders, what pairs of orders are made of cancels down to the
+# rounding of doubles, while their number no longer depends on p.
+_CANCELS: Final = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """Nodes p, (j,), and what the weights are made of; not to be changed, it is kept for others.
 
-    ``table`` are the weights of x = 0, 1, .. up to what is common.
+    ``table`` are the weights of x = 0, 1, .. up to what is common, ``small`` the first nodes, on
+    which pairs of orders are not to be evaluated, (k,), in units of the next one.
     """
 
     p: FloatArray
@@ -44,6 +48,7 @@ class Rule:
     a: float
     b: float
     table: FloatArray
+    small: FloatArray
 
     def weights(self, x: IntArray) -> FloatArray:
         """Weights of the nodes for customers with x repeat purchases, (n, j); rows sum to 1."""
@@ -113,6 +118,7 @@ def _rule(a: float, b: float, highest_x: int, log_orders: int) -> Rule:
     log_p, log_q = -np.logaddexp(0.0, -u), -np.logaddexp(0.0, u)
     p = np.maximum(np.exp(log_p), 1e-300)
     log_p_part = a * log_p + np.log1p(stretch)
+    first = int(p.searchsorted(_CANCELS * math.exp(-2.0 * log_orders)))
     rule = Rule(
         p=p,
         minus_inverse_p=-1.0 / p,
@@ -122,6 +128,7 @@ def _rule(a: float, b: float, highest_x: int, log_orders: int) -> Rule:
         a=a,
         b=b,
         table=_weights(log_p_part, log_q, a, b, np.arange(min(highest_x + 1, _COMMON))),
+        small=p[:first] / p[first],
     )
     for array in (rule.p, rule.minus_inverse_p, rule.pairs_factor, log_p_part, log_q, rule.table):
         array.setflags(write=False)

@@ -356,7 +356,8 @@ class Decider:
 
     def _end(self, row: int, point: int, reason: str) -> Transition:
         before = State(int(self.rows["state"][row]))
-        notify = point >= int(self.rows["acknowledged_until"][row])
+        # Points may be missing: the end of one that was hushed may come after that moment.
+        notify = bool(self.told[row]) and point >= int(self.rows["acknowledged_until"][row])
         self.rows["state"][row] = State.NONE
         self.rows["cool_until"][row] = point + self.policy.cool_points
         self.rows["cool_direction"][row] = self.rows["direction"][row]

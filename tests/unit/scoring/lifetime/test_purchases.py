@@ -4,6 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.special import betaln
 
 from tests.support import lifetime_reference as reference
 from valuetide.scoring.lifetime import purchases
@@ -59,6 +60,38 @@ def test_nothing_overflows(model: Purchases) -> None:
     assert (found.none >= 0).all()
     assert (found.none <= 1).all()
     assert (found.pairs >= -1e-9).all()
+
+
+@pytest.mark.parametrize("a", [0.02, 0.1, 0.15, 0.4, 0.8])
+def test_pairs_of_orders_are_right_where_nearly_nobody_leaves(a: float) -> None:
+    model, weeks = Purchases(0.5, 6.0, a, 1.5), 143.0
+    seen = Histories(np.array([0, 3, 40]), np.zeros(3), np.array([90.0, 40.0, 90.0]))
+    found = purchases.future(model, seen, np.array([weeks])).pairs[0]
+    exact = [
+        pairs_densely(model, int(x), float(age), weeks)
+        for x, age in zip(seen.x, seen.age, strict=True)
+    ]
+    np.testing.assert_allclose(found, exact, rtol=2e-4)
+    alone = Histories(seen.x[:1], seen.t_x[:1], seen.age[:1])
+    np.testing.assert_allclose(
+        purchases.future(model, alone, np.array([weeks])).pairs[0], exact[:1], rtol=2e-4
+    )
+
+
+def pairs_densely(model: Purchases, x: int, age: float, weeks: float) -> float:
+    """E[n (n-1)] of the orders n of who is alive, by 250,000 points of u = logit p."""
+    shape, stay, relative = model.r + x, model.b + x + 1.0, weeks / (model.alpha + age)
+    u = np.arange(-2500.0, 40.0, 0.01)
+    log_p, log_q = -np.logaddexp(0.0, -u), -np.logaddexp(0.0, u)
+    spread = np.exp(log_p) * relative
+    there = np.exp(-shape * np.log1p(spread))
+    whole = 1.0 - there * (1.0 + shape * spread / (1.0 + spread))
+    # Two terms of its series where the difference has too few digits.
+    few = shape * (shape + 1.0) * (0.5 - (shape + 2.0) * spread / 3.0)
+    small = spread * (shape + 2.0) < 1e-4
+    square = np.where(small, few, whole / np.where(small, 1.0, spread) ** 2)
+    mass = np.exp(model.a * log_p + stay * log_q - betaln(model.a, stay)) * 0.01
+    return float(2.0 * relative**2 * (square * np.exp(log_q) * mass).sum())
 
 
 def test_moments_are_those_of_a_simulation() -> None:

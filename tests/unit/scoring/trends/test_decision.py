@@ -155,6 +155,15 @@ def test_an_acknowledged_alert_is_silent_until_it_expires() -> None:
     assert [(step.reason, step.notify) for step in end] == [("accepted", False)]
 
 
+@pytest.mark.parametrize("later", [0, 1, 20])
+def test_of_a_hushed_alert_nobody_hears_not_even_its_end_after_missing_points(later: int) -> None:
+    made = decider()
+    fired(made)
+    made.hush(0)
+    steps = calm(made, POLICY.accept_points + later, residual=-2.0)
+    assert [(step.reason, step.notify) for step in steps] == [("accepted", False)]
+
+
 def test_the_whole_inhibits_its_parts_of_the_same_direction() -> None:
     made = decider(4)
     whole = replace(case(4), whole=np.array([NO_WHOLE, 0, 0, 0]))
