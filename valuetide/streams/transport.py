@@ -49,6 +49,9 @@ AT_ONCE_SECONDS = 0.0005
 """A fetch that takes less did not wait for the broker."""
 
 FRESH_SECONDS = 0.003
+PREFETCH_SECONDS = 0.1
+"""While records lie there, the client asks their broker for no others for so long: its default."""
+
 CHECK_SECONDS = 1.0
 GONE_SECONDS = 10.0
 BEYOND_SECONDS = 3.0
@@ -168,9 +171,6 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         max_records: int | None,
     ) -> dict[Any, list[Chunk]]:
         take_whole_batches(consumer)
-        # Records of a partition that is behind lie here for long. In their first tenth of a second
-        # the client would ask the same broker for no others.
-        consumer._fetcher._prefetch_backoff = 0.0
         try:
             records = await super()._fetch_records(
                 consumer, wanted, timeout=timeout, max_records=max_records
@@ -186,6 +186,9 @@ class ConsumerThread(faust_driver.AIOKafkaConsumerThread):
         for tp in records:
             if tp in waiting:
                 waiting.move_to_end(tp)
+        # Records of a partition that is behind lie there for long, and in their first tenth of a
+        # second the client would ask the same broker for no others.
+        consumer._fetcher._prefetch_backoff = 0.0 if waiting else PREFETCH_SECONDS
         # No other coroutine of this thread runs between the fetch and this line, so the epoch is
         # that of the position that the records were fetched from.
         most = max(1, cast("Any", self.app).settings.max_batch_events // SHARE_BESIDE_LIVE)
