@@ -212,7 +212,7 @@ class Decider:
         return sorted(found, key=lambda step: step.row)
 
     def acknowledge(self, row: int, until: int) -> None:
-        """Tell nobody about a series' alert until a point.
+        """Tell nobody about a series' alert until a point; one that is hushed stays so to its end.
 
         Raises
         ------
@@ -221,7 +221,10 @@ class Decider:
         """
         if self.rows["state"][row] < State.FIRING:
             raise ValueError("there is no alert to acknowledge")
-        self.rows["acknowledged_until"][row] = until
+        past = int(self._past_its_life[row])
+        if self.rows["acknowledged_until"][row] != past:
+            # What lasts past its life silences all of it, by a point or more; the first is a hush.
+            self.rows["acknowledged_until"][row] = past + 1 if until == past else until
 
     def hush(self, row: int) -> None:
         """Tell nobody about a series' alert that fires, to the end of its life."""
