@@ -1,7 +1,9 @@
 """Batch by batch the records are those that the client gives one by one, and so are positions."""
 
 import asyncio
+import gc
 import struct
+import weakref
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any, cast
@@ -214,3 +216,18 @@ def test_a_damaged_batch_moves_nothing_and_what_lay_before_it_is_not_lost() -> N
     # All of it will be fetched again.
     assert partition.position == 0
     assert not partition.result.has_more()
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_what_was_fetched_is_gone_with_its_last_use(most: int | None) -> None:
+    """The garbage collector looks rarely, and a fetch has up to a megabyte a partition."""
+    gc.disable()
+    try:
+        partition = Partition(batch(0, [0, 1, 2], 3)).whole()
+        fetched = weakref.ref(partition.result._partition_records)
+        assert partition.take(most)
+        # Either all of it was taken, or the position is set elsewhere and the result dropped.
+        del partition.result
+        assert fetched() is None
+    finally:
+        gc.enable()
