@@ -68,7 +68,8 @@ class _WholeBatches:
         """
         result = self._result()
         assert result is not None  # it is what we were called by
-        if not result.check_assignment(result._topic_partition) or not result.has_more():
+        # In this order: the client's check looks into what a damaged batch has made an end of.
+        if not result.has_more() or not result.check_assignment(result._topic_partition):
             self._rest = []
             return []
         fetched = result._partition_records
