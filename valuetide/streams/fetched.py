@@ -7,6 +7,7 @@ is a mark rather than data, and where to read on. Here the same is decided in th
 records of a batch are taken as they were parsed, all at once.
 """
 
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -41,10 +42,17 @@ class _Results(OrderedDict[Any, Any]):
 
 
 class _WholeBatches:
-    """Reads one fetch result in place of its own ``getall``."""
+    """Reads one fetch result in place of its own ``getall``.
+
+    What was fetched is up to a megabyte, so it must be gone with its last use, and not lie in a
+    circle of references until the garbage collector comes. The result has us, and we know it
+    weakly; and the client's generator of single records, which would go at its end, never begins.
+    """
 
     def __init__(self, result: FetchResult) -> None:
-        self._result = result
+        self._result = weakref.ref(result)
+        if result.has_more():
+            result._partition_records._records_iterator = None
         self._rest: list[Record] = []
         self._next_offset = -1
         """Where to read on when the rest has been taken; -1 before the first batch."""
@@ -58,8 +66,11 @@ class _WholeBatches:
             When a batch is not what was written. The position stays where it was, and all of the
             result is fetched again.
         """
-        result = self._result
-        if not result.check_assignment(result._topic_partition) or not result.has_more():
+        result = self._result()
+        assert result is not None  # it is what we were called by
+        # In this order: the client's check looks into what a damaged batch has made an end of.
+        if not result.has_more() or not result.check_assignment(result._topic_partition):
+            self._rest = []
             return []
         fetched = result._partition_records
         offset = fetched.next_fetch_offset

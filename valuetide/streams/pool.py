@@ -32,6 +32,10 @@ from valuetide.scoring.lifetime.ranks import NAMES, Percentiles, Ranks
 from valuetide.scoring.lifetime.tempo import pooled_factor
 from valuetide.streams.store import StateStore, StoreUnavailableError
 
+MOST_DAYS = 16
+"""Days of which it is kept what is known when they are over. Beside live shards, each that is
+behind and not yet live scores for a day of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Knowledge:
@@ -96,7 +100,7 @@ class Pool:
         self._ours: dict[int, Share] = {}
         self._others: dict[int, Share] = {}
         self._knowledge: Knowledge | None = Knowledge()
-        self._settled: tuple[int, Knowledge] | None = None
+        self._settled: dict[int, Knowledge] = {}
         self._percentiles: Percentiles | None = None
         self._read_at: float | None = None
 
@@ -111,9 +115,11 @@ class Pool:
         """Give what all shards know at a moment, the days before it being over."""
         shares = self._others | self._ours
         day = over(shares, now_ms)
-        if self._settled is None or self._settled[0] != day:
-            self._settled = day, settled_knowledge(shares, day, self.knowledge)
-        return self._settled[1]
+        if day not in self._settled:
+            if len(self._settled) >= MOST_DAYS:
+                self._settled = {}
+            self._settled[day] = settled_knowledge(shares, day, self.knowledge)
+        return self._settled[day]
 
     @property
     def percentiles(self) -> Percentiles:
@@ -129,7 +135,7 @@ class Pool:
         if known is None or known.ranks is not share.ranks:
             self._percentiles = None
         self._ours[partition] = share
-        self._knowledge = self._settled = None
+        self._knowledge, self._settled = None, {}
 
     def learned(self, partition: int, customers: int) -> None:
         """Note that a shard of this worker has taken orders in, whether it has settled or not.
@@ -140,9 +146,9 @@ class Pool:
         share = self._ours[partition]
         if share.customers != customers:
             self._ours[partition] = replace(share, customers=customers)
-        if self._settled is not None and share.learner.day <= self._settled[0]:
-            # They were of days that are taken for over already.
-            self._settled = None
+        # Where their day is over already, they were of days that are taken for over.
+        day = share.learner.day
+        self._settled = {at: known for at, known in self._settled.items() if at < day}
 
     def release(self, partition: int) -> None:
         """Note that the shard is no longer this worker's."""
@@ -188,7 +194,8 @@ class Pool:
                 self._read_at = None
                 raise
             self._others |= found
-            self._knowledge = self._percentiles = self._settled = None
+            self._knowledge = self._percentiles = None
+            self._settled = {}
 
 
 def share_pieces(horizons_days: Sequence[int]) -> list[str]:

@@ -203,6 +203,8 @@ class Shard:
         # their commit has failed: they need not be sent again.
         self._delivered: set[tuple[Role, int]] = set()
         self._queue: deque[Chunk] = deque()
+        # Number of events in it: not counted anew, for it may be as many chunks.
+        self._queued = 0
         self._sweep: _Sweep | None = None
         self._closing = False
         self._wake = asyncio.Event()
@@ -277,7 +279,7 @@ class Shard:
     def reposition(self) -> None:
         """Forget the queued chunks; the transport is about to read on from :attr:`positions`."""
         self.epoch = self._next_epoch()
-        self._queue.clear()
+        self._forget_queue()
         self._resume()
 
     async def close(self, timeout_seconds: float) -> bool:
@@ -290,7 +292,7 @@ class Shard:
             gets the shard next reads it again from the last commit.
         """
         self._closing = True
-        self._queue.clear()
+        self._forget_queue()
         self._release()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._wait_quiet(), timeout_seconds)
@@ -341,14 +343,14 @@ class Shard:
         if chunk.epoch != self.epoch or self._worker is None:
             return
         self._queue.append(chunk)
+        self._queued += len(chunk.records)
         self._wake.set()
         if self._queued >= QUEUED_BATCHES_HIGH * self._services.settings.max_batch_events:
             self._pause()
 
-    @property
-    def _queued(self) -> int:
-        """Number of events that wait."""
-        return sum(len(chunk.records) for chunk in self._queue)
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self._queued = 0
 
     @property
     def _behind(self) -> bool:
@@ -480,6 +482,7 @@ class Shard:
                 if begin < self.positions[self._roles[topic]]:
                     ended.add(topic)
         self._queue = rest
+        self._queued -= sum(map(len, taken.values()))
         return [
             replace(chunk, records=taken[chunk.topic], more=more[chunk.topic]) for chunk in first
         ]
@@ -547,7 +550,7 @@ class Shard:
 
     async def _abandon(self) -> None:
         """Drop queued chunks and tasks in flight."""
-        self._queue.clear()
+        self._forget_queue()
         self._end_sweep(None)
         self._resume()
         await end(self._steps)

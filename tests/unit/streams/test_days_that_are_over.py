@@ -144,6 +144,22 @@ def test_what_was_asked_before_makes_no_difference() -> None:
     assert pool.at(now_ms).parameters == asked_first() != second
 
 
+def test_shards_that_score_for_different_days_do_not_settle_the_others_again_and_again() -> None:
+    """A live shard beside one whose events are of last week, batch after batch."""
+    pool, now_ms = Pool(), (LAST + 1) * DAY_MS
+    for partition, share in shards().items():
+        pool.put(partition, share)
+    live, old = pool.at(now_ms), pool.at(now_ms - 7 * DAY_MS)
+    assert live != old
+    assert pool.at(now_ms) is live
+    assert pool.at(now_ms - 7 * DAY_MS) is old
+    # There is an end to how many are kept.
+    assert pool.at(now_ms) == live
+    for day in range(LAST):
+        assert pool.at(day * DAY_MS) == old
+    assert pool.at(now_ms) == live
+
+
 def test_of_a_shard_that_is_behind_no_day_is_over() -> None:
     pool, known, now_ms = Pool(), shards(), (LAST + 1) * DAY_MS
     for partition, share in known.items():

@@ -1,7 +1,9 @@
 """Batch by batch the records are those that the client gives one by one, and so are positions."""
 
 import asyncio
+import gc
 import struct
+import weakref
 from collections import OrderedDict
 from types import SimpleNamespace
 from typing import Any, cast
@@ -211,6 +213,22 @@ def test_a_damaged_batch_moves_nothing_and_what_lay_before_it_is_not_lost() -> N
     partition = Partition(batch(0, [0, 1], 2) + bytes(damaged)).whole()
     with pytest.raises(CorruptRecordException):
         partition.take(None)
-    # All of it will be fetched again.
+    # All of it will be fetched again: the client drops a result that gives nothing and has no more.
+    assert partition.take(None) == []
     assert partition.position == 0
     assert not partition.result.has_more()
+
+
+@pytest.mark.parametrize("most", [None, 1])
+def test_what_was_fetched_is_gone_with_its_last_use(most: int | None) -> None:
+    """The garbage collector looks rarely, and a fetch has up to a megabyte a partition."""
+    gc.disable()
+    try:
+        partition = Partition(batch(0, [0, 1, 2], 3)).whole()
+        fetched = weakref.ref(partition.result._partition_records)
+        assert partition.take(most)
+        # Either all of it was taken, or the position is set elsewhere and the result dropped.
+        del partition.result
+        assert fetched() is None
+    finally:
+        gc.enable()

@@ -31,7 +31,7 @@ from tests.unit.streams.helpers import (
 )
 from valuetide.schemas.errors import FaultError
 from valuetide.schemas.topics import INPUTS
-from valuetide.streams.chunk import Chunk
+from valuetide.streams.chunk import Chunk, Record
 from valuetide.streams.publish import BrokerUnavailableError
 from valuetide.streams.shard import QUEUED_BATCHES_HIGH
 from valuetide.streams.shard_memory import settings_mark
@@ -913,6 +913,31 @@ def test_a_full_queue_pauses_fetching_and_an_emptier_one_resumes_it() -> None:
         assert not world.flow.paused
         assert kinds(world, "pause", "resume") == ["pause", "resume"]
         assert not await world.shard.close(0.1)
+
+    run_quickly(scenario())
+
+
+def test_the_number_of_queued_events_is_known_without_counting_them() -> None:
+    """Ten thousand small chunks may wait while the store is away; each would count all others."""
+
+    class Records(list[Record]):
+        asked = 0
+
+        def __len__(self) -> int:
+            Records.asked += 1
+            return super().__len__()
+
+    async def scenario() -> None:
+        world = World(settings=shard_settings(max_batch_events=100))
+        await world.shard.open()
+        for at in range(150):
+            chunk = as_chunk([order(ANN, at)], at=at)
+            world.shard.submit(replace(chunk, records=Records(chunk.records)))
+        assert Records.asked <= 2 * 150
+        await settle()
+        assert world.shard.idle
+        assert not world.flow.paused
+        assert await world.shard.close(1.0)
 
     run_quickly(scenario())
 

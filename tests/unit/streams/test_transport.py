@@ -80,6 +80,7 @@ class Fetch:
         found: dict[Any, list[Chunk]] = await self.thread._fetch_records(
             client, {TP(*PLACE), TP(*OTHER)}, timeout=1.0, max_records=100
         )
+        self.kept = fetcher._records  # the thread puts its own in place of the client's
         return found
 
 

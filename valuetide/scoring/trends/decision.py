@@ -24,7 +24,7 @@ are not judged, whatever they seem to be worth.
          +0  <u1 state, 0 none, 1 pending, 2 firing, 3 recovering     +1  <i1 direction
          +2  <u2 points it has been recovering               +4  <i4 direction of the cool-down
          +8  <i8 point at which the change began                     +16 <i8 point of firing
-         +24 <i8 first point after the cool-down                     +32  <i8 acknowledged until
+         +24 <i8 first point after the cool-down     +32  <i8 acknowledged until, or HUSHED
          +40 <f4 shift, standard deviations                   +44  <f4 mean of the last points
 """
 
@@ -42,6 +42,8 @@ from valuetide.scoring.trends.detectors import LONGEST_RUN, Signal
 
 LAYOUT: Final = 1
 NO_WHOLE: Final = -1
+HUSHED: Final = int(np.iinfo(np.int64).max)
+"""Until when an alert is acknowledged of which nobody is to hear, whatever people acknowledge."""
 _HEAD: Final = struct.Struct("<HHI")
 RECORD: Final = np.dtype(
     [("state", "u1"), ("direction", "i1"), ("back", "<u2"), ("cool_direction", "<i4")]
@@ -212,7 +214,7 @@ class Decider:
         return sorted(found, key=lambda step: step.row)
 
     def acknowledge(self, row: int, until: int) -> None:
-        """Tell nobody about a series' alert until a point.
+        """Tell nobody about a series' alert until a point; one that is hushed stays so to its end.
 
         Raises
         ------
@@ -221,22 +223,18 @@ class Decider:
         """
         if self.rows["state"][row] < State.FIRING:
             raise ValueError("there is no alert to acknowledge")
-        self.rows["acknowledged_until"][row] = until
+        if self.rows["acknowledged_until"][row] != HUSHED:
+            self.rows["acknowledged_until"][row] = until
 
     def hush(self, row: int) -> None:
         """Tell nobody about a series' alert that fires, to the end of its life."""
-        self.rows["acknowledged_until"][row] = self._past_its_life[row]
+        self.rows["acknowledged_until"][row] = HUSHED
 
     @property
     def told(self) -> BoolArray:
         """Which series have an alert that fires and was not hushed, (n,)."""
-        hushed = self.rows["acknowledged_until"] == self._past_its_life
+        hushed = self.rows["acknowledged_until"] == HUSHED
         return np.asarray((self.rows["state"] >= State.FIRING) & ~hushed)
-
-    @property
-    def _past_its_life(self) -> IntArray:
-        found: IntArray = self.rows["fired_at"] + self.policy.accept_points + 1
-        return found
 
     def encode(self) -> bytes:
         """Bytes of which ``decode`` makes the same."""
@@ -356,8 +354,7 @@ class Decider:
 
     def _end(self, row: int, point: int, reason: str) -> Transition:
         before = State(int(self.rows["state"][row]))
-        # Points may be missing: the end of one that was hushed may come after that moment.
-        notify = bool(self.told[row]) and point >= int(self.rows["acknowledged_until"][row])
+        notify = point >= int(self.rows["acknowledged_until"][row])
         self.rows["state"][row] = State.NONE
         self.rows["cool_until"][row] = point + self.policy.cool_points
         self.rows["cool_direction"][row] = self.rows["direction"][row]

@@ -164,6 +164,26 @@ def test_of_a_hushed_alert_nobody_hears_not_even_its_end_after_missing_points(la
     assert [(step.reason, step.notify) for step in steps] == [("accepted", False)]
 
 
+def test_a_hushed_alert_is_on_record_only_whatever_is_acknowledged() -> None:
+    """An acknowledgement of the same name may be left from an alert before, and end before."""
+    made = decider()
+    fired(made)
+    made.hush(0)
+    made.acknowledge(0, 10)
+    end = [step for point in range(1, 29) for step in calm(made, point, -2.0)]
+    assert [(step.reason, step.notify) for step in end] == [("accepted", False)]
+
+
+@pytest.mark.parametrize("until", [28, 29, 30])
+def test_an_acknowledged_alert_was_told_however_long_that_lasts(until: int) -> None:
+    made = decider()
+    fired(made)
+    made.acknowledge(0, until)
+    assert made.told.tolist() == [True]
+    end = [step for point in range(1, 29) for step in calm(made, point, -2.0)]
+    assert [(step.reason, step.notify) for step in end] == [("accepted", until == 28)]
+
+
 def test_the_whole_inhibits_its_parts_of_the_same_direction() -> None:
     made = decider(4)
     whole = replace(case(4), whole=np.array([NO_WHOLE, 0, 0, 0]))
