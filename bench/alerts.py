@@ -10,7 +10,7 @@ alerts-delay.png beside the figures.
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,12 +26,12 @@ from bench.outcome import Outcome
 from valuetide.schemas.metrics import DEFAULT_METRICS
 from valuetide.scoring.arrays import IntArray
 from valuetide.scoring.trends.calendar import Calendar
-from valuetide.scoring.trends.decision import NO_WHOLE, Policy
+from valuetide.scoring.trends.decision import NO_WHOLE, Policy, Transition
 from valuetide.scoring.trends.detectors import PRIOR_POINTS, RiverName, river_detector
 from valuetide.scoring.trends.expectation import Expectation, Model
 from valuetide.scoring.trends.explanation import Dimension, Measure, causes
 from valuetide.scoring.trends.focus import Focus
-from valuetide.scoring.trends.panel import Panel, Plan
+from valuetide.scoring.trends.panel import Panel, Plan, Segment
 from valuetide.scoring.trends.watch import Roster, Watch
 
 BUDGET = 90.0
@@ -133,9 +133,9 @@ def whole_shops(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     for _ in range(shops):
         panel = Panel(plan)
         for day, cells in enumerate(worlds.shop_days(rng)):
-            steps = [one.transition for one in panel.observe(START + day, cells, None)]
-            fired += sum(step.reason == "fired" for step in steps)
-            told += sum(step.reason == "fired" and step.notify for step in steps)
+            steps = begun(panel, day, cells)
+            fired += len(steps)
+            told += sum(step.notify for step in steps)
     print(f"  no shift, in 90 days {fired / shops / quarters:8.2f} {told / shops / quarters:8.2f}")
     outcome.note("whole shop, no shift: fired in 90 days", fired / shops / quarters)
     outcome.bound("whole shop, no shift: told in 90 days", told / shops / quarters, 0, 6)
@@ -148,8 +148,7 @@ def whole_shops(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
         if panel.open_alerts():
             continue  # somebody has been told already
         for day, cells in islice(days, _SOON):
-            found = panel.observe(START + day, cells, None)
-            here += [one.transition for one in found if one.transition.reason == "fired"]
+            here += begun(panel, day, cells)
         calm += 1
         fired += len(here)
         told += sum(step.notify for step in here)
@@ -158,6 +157,12 @@ def whole_shops(outcome: Shown, rng: np.random.Generator, quick: bool) -> None:
     outcome.note("whole shop, orders fall by 30 %: fired in 14 days", fired / calm)
     outcome.note("whole shop, orders fall by 30 %: told in 14 days", told / calm)
     outcome.bound("whole shop, orders fall by 30 %: shops not told", none, 0, 0)
+
+
+def begun(panel: Panel, day: int, cells: Mapping[Segment, IntArray]) -> list[Transition]:
+    """Give the alerts that a day makes fire."""
+    steps = (found.transition for found in panel.observe(START + day, cells, None))
+    return [step for step in steps if step.reason == "fired"]
 
 
 def shifted(of: Noise, size: float, series: int, rng: np.random.Generator) -> tuple[Floats, Floats]:

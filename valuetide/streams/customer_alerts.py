@@ -27,7 +27,7 @@ from valuetide.scoring.customer_alerts import Budget, Limits, Moves, alive_at_or
 from valuetide.scoring.lifetime.moved import PARTS
 from valuetide.scoring.packed import FALLEN, WATCHED
 from valuetide.streams.customer_alert_steps import Rule, Steps, as_step
-from valuetide.streams.pool import Pool
+from valuetide.streams.pool import Knowledge, Pool
 from valuetide.streams.records import Ahead
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_model import BASIS, Past, ShardModel
@@ -59,6 +59,8 @@ class Scores:
         Rank of these by lifetime value, 0 to 100, ``(n,)``.
     totals
         Orders, revenue and margin of the shard, minor units.
+    knowledge
+        Of all shards at its moment.
     now_ms
         Its moment.
     """
@@ -70,6 +72,7 @@ class Scores:
     ahead: Ahead
     percentile: FloatArray
     totals: Mapping[str, int]
+    knowledge: Knowledge
     now_ms: int
 
 
@@ -151,10 +154,10 @@ class CustomerWatch:
             flags &= ~np.uint8(WATCHED | FALLEN)
         if not rules:
             return flags, []
-        ahead, totals, knowledge = scores.ahead, scores.totals, pool.at(scores.now_ms)
+        ahead, totals, knowledge = scores.ahead, scores.totals, scores.knowledge
         buyers = ahead.buyers
         worthy = self._worthy(scores.percentile, ahead.clv)
-        moves = self._moves(scores, worthy, model, pool)
+        moves = self._moves(scores, worthy, model)
         found = judge(moves, self._limits)
         offers = []
         if "at_risk" in rules:
@@ -182,9 +185,9 @@ class CustomerWatch:
                 offers.append(self._offer("won_back", scores, who, before))
         return flags, offers
 
-    def _moves(self, scores: Scores, worthy: BoolArray, model: ShardModel, pool: Pool) -> Moves:
+    def _moves(self, scores: Scores, worthy: BoolArray, model: ShardModel) -> Moves:
         """Compare the two scores; P(alive) before an order only of those of whom it counts."""
-        ahead, knowledge, buyers = scores.ahead, pool.at(scores.now_ms), scores.ahead.buyers
+        ahead, knowledge, buyers = scores.ahead, scores.knowledge, scores.ahead.buyers
         last, frequency = scores.basis[_LAST, buyers], scores.basis[_FREQUENCY, buyers]
         clv = scores.past.clv[buyers]
         known = ~np.isnan(clv)

@@ -317,7 +317,8 @@ class ShardMemory:
             self._signals[rows],
         )
         signals = self._customers.signals[rows]
-        ahead = model.expect(value, signals, past, totals, pool.at(now_ms), now_ms)
+        knowledge = pool.at(now_ms)
+        ahead = model.expect(value, signals, past, totals, knowledge, now_ms)
         clv = np.full(len(ids), np.nan)
         clv[ahead.buyers] = ahead.clv
         model.ranks.move(past.clv, clv)
@@ -336,6 +337,7 @@ class ShardMemory:
             ahead=ahead,
             percentile=percentile,
             totals=totals,
+            knowledge=knowledge,
             now_ms=now_ms,
         )
         records["flags"][rows], alerts = self._alerts.look(scores, model, pool)

@@ -184,8 +184,15 @@ class ShardModel:
 
     def share(self, customers: int, *, behind: bool = False) -> Share:
         """Give what the shard brings to the pool, of so many customers."""
-        learned = self.learner, customers, self.grading, self.ranks, self.evidence
-        return Share(*learned, self._expansion, behind)
+        return Share(
+            learner=self.learner,
+            customers=customers,
+            grading=self.grading,
+            ranks=self.ranks,
+            evidence=self.evidence,
+            expansion=self._expansion,
+            behind=behind,
+        )
 
     def changes(self, customers: int) -> dict[str, bytes]:
         """Give the pieces that changed since the last commit was made up."""
@@ -248,7 +255,7 @@ class ShardModel:
         buyers = np.flatnonzero(value.orders > 0)
         rates = knowledge.rates
         facts = self._facts(basis_of(value)[:, buyers], signals[buyers], rates, totals, now_ms)
-        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
+        intervals = self._intervals(knowledge)
         factor = self._factor(knowledge)
         known = np.flatnonzero(~np.isnan(past.clv[buyers]))
         steps = None
@@ -300,8 +307,7 @@ class ShardModel:
         For the longest horizon, with ``totals`` and ``knowledge`` of today.
         """
         then = self._facts(past.basis, past.signals, knowledge.rates, totals, past.scored_at)
-        intervals = [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
-        found = potential(knowledge.parameters, then, self._terms, intervals)
+        found = potential(knowledge.parameters, then, self._terms, self._intervals(knowledge))
         high: FloatArray = found.high[-1] * self._scale
         return high
 
@@ -312,6 +318,9 @@ class ShardModel:
         gained = _gained(knowledge.rates, past.signals, first_at // DAY_MS, at)
         total = None if gained is None else gained.sum(axis=0)
         return p_alive(knowledge.parameters.purchases, seen, total)
+
+    def _intervals(self, knowledge: Knowledge) -> list[Conformal]:
+        return [knowledge.intervals.get(days) or Conformal() for days in self._horizons]
 
     def _factor(self, knowledge: Knowledge) -> float:
         return knowledge.factor if self._corrected else 1.0

@@ -35,7 +35,14 @@ from valuetide.streams.records import TOTALS, Ahead, score_rows
 from valuetide.streams.settings import Settings
 from valuetide.streams.shard_memory import settings_mark
 from valuetide.streams.shard_model import Past, ShardModel, basis_of
-from valuetide.streams.store.redis import commit_key, mapped_errors, model_key, present, text_fields
+from valuetide.streams.store.redis import (
+    commit_key,
+    mapped_errors,
+    model_key,
+    present,
+    read_models,
+    text_fields,
+)
 
 CURRENCY = "base_currency"
 
@@ -140,16 +147,11 @@ class View:
         missing = [p for p in due if self._models[p].keys().isdisjoint(MEMBERS)]
         if not missing:
             return self
-        prefix = self._settings.key_prefix
         names = [*share_pieces(self._settings.horizons_days), *MEMBERS]
-        with mapped_errors():
-            async with client.pipeline(transaction=False) as pipeline:
-                for partition in missing:
-                    pipeline.hmget(model_key(prefix, partition), names)
-                rows = await pipeline.execute()
+        found = await read_models(client, self._settings.key_prefix, missing, names)
         models = list(self._models)
-        for partition, row in zip(missing, rows, strict=True):
-            models[partition] = present(names, row)
+        for partition, model in zip(missing, found, strict=True):
+            models[partition] = model
         return View(self._settings, self._records, models)
 
     @cached_property

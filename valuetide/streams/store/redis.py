@@ -272,12 +272,7 @@ class RedisStore:
         self, partitions: Sequence[int], names: Sequence[str]
     ) -> list[dict[str, bytes]]:
         """Give some pieces of the model of each shard, those that there are."""
-        with mapped_errors():
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for partition in partitions:
-                    pipeline.hmget(model_key(self._prefix, partition), names)
-                rows = await pipeline.execute()
-        return [present(names, row) for row in rows]
+        return await read_models(self._client, self._prefix, partitions, names)
 
     async def commit(self, commit: Commit) -> dict[str, float]:
         """Make a commit true, or raise :class:`CommitRefusedError`."""
@@ -449,6 +444,18 @@ async def scan_customers(
                 yield page
         if not cursor:
             return
+
+
+async def read_models(
+    client: "aioredis.Redis", prefix: str, partitions: Sequence[int], names: Sequence[str]
+) -> list[dict[str, bytes]]:
+    """Give some pieces of the model of each shard, those that there are."""
+    with mapped_errors():
+        async with client.pipeline(transaction=False) as pipeline:
+            for partition in partitions:
+                pipeline.hmget(model_key(prefix, partition), names)
+            rows = await pipeline.execute()
+    return [present(names, row) for row in rows]
 
 
 def present(names: Sequence[str], row: Sequence[bytes | None]) -> dict[str, bytes]:
